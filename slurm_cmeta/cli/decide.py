@@ -1,0 +1,150 @@
+"""cmeta-decide: what the SPANK plugin runs at submit. Its line protocol is in docs/protocol.md.
+
+This is the submit path: no argparse, no pathlib, nothing that is not needed for the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from slurm_cmeta import __version__
+from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, CmetaError, UsageError
+from slurm_cmeta.text import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from slurm_cmeta.decide import Decision
+
+PROTOCOL = "1"
+
+USAGE = """\
+usage: cmeta-decide --image PATH [OPTION VALUE]...
+
+Reads a container image, compares it with the cluster's nodes, and prints a decision for one
+submission. It is run by the SPANK plugin; `cmeta match` is for people.
+
+  --image PATH         the image
+  --constraint EXPR    the job's own --constraint
+  --prefer EXPR        the job's own --prefer
+  --slurm-conf FILE    where the node classes are read
+  --config FILE        cmeta.yaml (default: beside slurm.conf)
+  --explain yes        print every requirement and every node class
+  --version, --help
+
+example:
+  cmeta-decide --image img.sif --slurm-conf /etc/slurm/slurm.conf
+"""
+
+_OPTIONS = ("image", "constraint", "prefer", "slurm-conf", "config", "explain")
+
+MAX_MESSAGES = 300
+"""Message lines printed; a cluster of 200 classes is explained whole."""
+
+MAX_MESSAGE = 2000
+"""Characters of one message line."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer one request; the exit code is that of design: 0, 1 no node, 2, 3, 4."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--help" in arguments:
+        sys.stdout.write(USAGE)
+        return EXIT_OK
+    if "--version" in arguments:
+        sys.stdout.write(f"cmeta-decide {__version__}\n")
+        return EXIT_OK
+    try:
+        options = _options(arguments)
+        lines, code = _answer(options)
+    except UsageError as error:
+        sys.stderr.write(f"cmeta: {error}\n")
+        return error.exit_code
+    text = "\n".join([f"cmeta {PROTOCOL}", *lines, "end", ""])
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+    sys.stdout.flush()
+    return code
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        name = word[2:] if word.startswith("--") else ""
+        if name not in _OPTIONS:
+            raise UsageError(f"unknown argument {clean(word)!r}; see cmeta-decide --help")
+        value = next(words, None)
+        if value is None:
+            raise UsageError(f"{word} needs a value; see cmeta-decide --help")
+        found[name] = value
+    if not found.get("image"):
+        raise UsageError("--image is missing; see cmeta-decide --help")
+    return found
+
+
+def _answer(options: dict[str, str]) -> tuple[list[str], int]:
+    """Return the answer's lines and the exit code; a foreseeable error is an answer, too."""
+    from slurm_cmeta import config
+
+    on_error = "accept"
+    try:
+        settings = config.load(options.get("config"), options.get("slurm-conf"))
+        on_error = settings["on_error"]
+        return _decide(options, settings)
+    except CmetaError as error:
+        level, ending = "warning", "; the job is submitted as it is"
+        if on_error == "reject":
+            level, ending = "error", ""
+        message = f"{level}: {clean(str(error), MAX_MESSAGE)}{ending}"
+        return _lines("unknown", on_error, messages=[message]), error.exit_code
+
+
+def _decide(options: dict[str, str], settings: config.Config) -> tuple[list[str], int]:
+    from slurm_cmeta.cluster import slurmconf
+    from slurm_cmeta.decide import REJECT, Wishes, decide, explain
+    from slurm_cmeta.submission import read_image
+
+    report = read_image(options["image"], settings)
+    cluster = slurmconf.cluster(options.get("slurm-conf"))
+    wishes = Wishes(options.get("constraint", ""), options.get("prefer", ""))
+    decision = decide(
+        options["image"],
+        report.requirements,
+        cluster.classes,
+        wishes,
+        on_mismatch=settings["on_mismatch"],
+        unlisted_nodes=cluster.unlisted_nodes,
+    )
+    messages = list(decision.messages)
+    if options.get("explain"):
+        messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
+        messages += explain(report.requirements, decision)
+    lines = _lines(
+        decision.verdict,
+        decision.action,
+        decision.constraint,
+        decision.prefer,
+        decision.exclude,
+        messages,
+    )
+    return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK
+
+
+def _lines(
+    verdict: str,
+    action: str,
+    constraint: str | None = None,
+    prefer: str | None = None,
+    exclude: str | None = None,
+    messages: list[str] | None = None,
+) -> list[str]:
+    lines = [f"verdict {verdict}", f"action {action}"]
+    for key, value in (("constraint", constraint), ("prefer", prefer), ("exclude", exclude)):
+        if value is not None:
+            lines.append(f"{key} {value}")
+    lines += [f"message {clean(m, MAX_MESSAGE)}" for m in (messages or [])[:MAX_MESSAGES]]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""cmeta inspect: what an image is, what it needs of a node, and where that was read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from slurm_cmeta import evidence
+from slurm_cmeta.errors import EXIT_OK, CmetaError
+from slurm_cmeta.image import open_image
+from slurm_cmeta.requirement import from_facts
+from slurm_cmeta.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from slurm_cmeta.facts import Fact
+    from slurm_cmeta.requirement import Requirement
+
+SCHEMA = "cmeta.image/1"
+
+DESCRIPTION = """\
+Show what an image is and what it needs of a node, each with the place it was read from.
+Reads a few kilobytes of the file, whatever its size; runs nothing and checks no signature."""
+
+EPILOG = """\
+With --json one image gives one object, several give an array that holds those that could be read;
+docs/schema/cmeta.image-1.json describes the object. Messages go to stderr.
+
+exit status:
+  0  all images were read
+  2  wrong usage
+  3  an image cannot be read (the first failure counts; the other images are still shown)
+
+examples:
+  cmeta inspect img.sif
+  cmeta inspect --json img.sif | jq -r '.requires[] | "\\(.key) \\(.op) \\(.value)"'
+  cmeta inspect --json *.sif | jq -r '.[] | select(any(.facts[]; .key == "signed" and .value == "no")) | .path'
+"""  # noqa: E501 - an example must be one line
+
+_DESCRIBED = (
+    ("format", "format"),
+    ("filesystem", "file system"),
+    ("encrypted", "encrypted"),
+    ("bootstrap", "bootstrap"),
+    ("base", "base"),
+    ("created", "built"),
+    ("signed", "signed"),
+    ("signer", "signer"),
+    ("sbom", "SBOM"),
+)
+"""Facts shown below the requirements, each with its title."""
+
+_MAX_SHOWN = 8
+"""Lines for one kind of fact: an image may carry hundreds of signatures."""
+
+_MAX_PATH = 4096
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `inspect` to the commands of `cmeta`."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what an image is and what it needs of a node",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file (SIF)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspect each image of `args.images`; return the exit code of the first failure, or 0."""
+    paths: Sequence[str] = args.images
+    code = EXIT_OK
+    reports: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            report, facts, requirements = _inspect(path)
+        except CmetaError as problem:
+            _write(sys.stderr, f"cmeta: {problem}\n")
+            code = code or problem.exit_code
+            continue
+        if args.json:
+            reports.append(report)
+        else:
+            lines = _lines(report, facts, requirements)
+            _write(sys.stdout, "\n".join(lines) + "\n")
+            # Both streams may be one terminal: keep an image's warnings below its own lines.
+            sys.stdout.flush()
+            prefix = f"cmeta: {clean(path, _MAX_PATH)}: " if len(paths) > 1 else "cmeta: "
+            for warning in report["warnings"]:
+                _write(sys.stderr, f"{prefix}{clean(warning, _MAX_PATH)}\n")
+    if args.json and len(paths) > 1:
+        _write(sys.stdout, json.dumps(reports, indent=2) + "\n")
+    elif reports:
+        _write(sys.stdout, json.dumps(reports[0], indent=2) + "\n")
+    return code
+
+
+def _inspect(path: str) -> tuple[dict[str, Any], list[Fact], list[Requirement]]:
+    """Return the JSON object of design 4.2, and the facts and requirements in it."""
+    with open_image(path) as image:
+        facts = evidence.read(image)
+        requirements = from_facts(facts)
+        report = {
+            "schema": SCHEMA,
+            "path": path,
+            "format": image.format,
+            "facts": [{"key": f.key, "value": f.value, "source": f.source} for f in facts],
+            "requires": [requirement._asdict() for requirement in requirements],
+            "labels": image.labels(),
+            "warnings": list(image.warnings),
+        }
+    return report, facts, requirements
+
+
+def _lines(report: dict[str, Any], facts: list[Fact], requirements: list[Requirement]) -> list[str]:
+    lines = [clean(report["path"], _MAX_PATH)]
+    if requirements:
+        rows = [("needs", "value", "strength", "evidence", "source")]
+        rows += [
+            (r.key, f"{r.op} {r.value}", r.strength, r.evidence, r.source) for r in requirements
+        ]
+        lines += _table(rows)
+    else:
+        lines.append("  needs nothing that was found in it")
+    described = [("", "")]
+    for key, title in _DESCRIBED:
+        values = [
+            f"{f.value} ({f.source})" if key == "signed" else f.value for f in facts if f.key == key
+        ]
+        described += [(title, value) for value in values[:_MAX_SHOWN]]
+        if len(values) > _MAX_SHOWN:
+            described.append((title, f"and {len(values) - _MAX_SHOWN} more"))
+    described.append(("labels", str(len(report["labels"]))))
+    return lines + _table(described)
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return lines of aligned columns; every cell is made safe to print."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        (
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write `text`, with escapes for what the stream's encoding cannot show."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,0 +1,28 @@
+"""What is known about an image: facts, each with the place it was read from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DECLARED = "declared"
+"""Somebody wrote it down: a label, a header field, a build file."""
+
+OBSERVED = "observed"
+"""Read from the content itself: an ELF file, a library's name."""
+
+
+class Fact(NamedTuple):
+    """One thing known about an image.
+
+    Keys that become requirements are those of docs/requirements.md (`arch`, `cpu`, ...); all other
+    keys describe the image (`format`, `base`, ...). Values are spelled as archspec, OCI or Slurm
+    spell them, whatever the image wrote.
+    """
+
+    key: str
+    value: str
+    source: str
+    """Where it was read, in words for people: `SIF partition descriptor 3`, `label cpu.target`."""
+    evidence: str = DECLARED
+    hint: bool = False
+    """True for a mere wish of the image's author (`optimized for`): a soft requirement."""

@@ -1,0 +1,37 @@
+"""What a submission needs from files: the image read, its requirements drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta import evidence, requirement
+from slurm_cmeta.image import open_image
+
+if TYPE_CHECKING:
+    from slurm_cmeta.config import Config
+    from slurm_cmeta.facts import Fact
+    from slurm_cmeta.requirement import Requirement
+
+
+class ImageReport(NamedTuple):
+    """What an image is and asks for."""
+
+    path: str
+    format: str
+    facts: list[Fact]
+    requirements: list[Requirement]
+    labels: dict[str, str]
+    warnings: list[str]
+
+
+def read_image(path: str, config: Config) -> ImageReport:
+    """Read the image and draw its requirements under the site's policy.
+
+    Raises ImageError when it cannot be read at all; what could not be understood is a warning.
+    """
+    with open_image(path) as image:
+        facts = evidence.read(image)
+        requirements = requirement.from_facts(facts, config.strengths)
+        return ImageReport(
+            path, image.format, facts, requirements, dict(image.labels), list(image.warnings)
+        )

@@ -1,0 +1,117 @@
+#include "answer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "text.h"
+
+enum { MAX_HOSTLIST = 65536, MAX_MESSAGE = 16384, MAX_MESSAGES = 1024 };
+
+static const char FIRST_LINE[] = "cmeta 1";
+static const char LAST_LINE[] = "\nend\n";
+
+bool cmeta_answer_is_complete(const char *text, size_t length)
+{
+	size_t last = sizeof(LAST_LINE) - 1;
+
+	return length >= last && memmem(text, length, LAST_LINE, last) != NULL;
+}
+
+static bool add_message(struct cmeta_answer *answer, const char *value)
+{
+	char **grown;
+
+	if (answer->message_count >= MAX_MESSAGES || strlen(value) > MAX_MESSAGE)
+		return false;
+	grown = realloc(answer->messages, (answer->message_count + 2) * sizeof(*grown));
+	if (!grown)
+		return false;
+	answer->messages = grown;
+	grown[answer->message_count] = strdup(value);
+	if (!grown[answer->message_count])
+		return false;
+	grown[++answer->message_count] = NULL;
+	return true;
+}
+
+/* Keep a value that may be given once, is not empty, not too long and printable. */
+static bool keep(char **slot, const char *value, size_t limit)
+{
+	if (*slot || !*value || strlen(value) > limit || !cmeta_is_printable(value))
+		return false;
+	*slot = strdup(value);
+	return *slot != NULL;
+}
+
+static bool read_line(struct cmeta_answer *answer, char *line, bool *have_action)
+{
+	char *value = strchr(line, ' ');
+
+	if (!value)
+		return false;
+	*value++ = '\0';
+	if (!strcmp(line, "verdict")) {
+		if (strcmp(value, "match") && strcmp(value, "mismatch") && strcmp(value, "unknown"))
+			return false;
+		return keep(&answer->verdict, value, CMETA_MAX_EXPRESSION);
+	}
+	if (!strcmp(line, "action")) {
+		if (*have_action || (strcmp(value, "accept") && strcmp(value, "reject")))
+			return false;
+		*have_action = true;
+		answer->reject = !strcmp(value, "reject");
+		return true;
+	}
+	if (!strcmp(line, "constraint"))
+		return keep(&answer->constraint, value, CMETA_MAX_EXPRESSION);
+	if (!strcmp(line, "prefer"))
+		return keep(&answer->prefer, value, CMETA_MAX_EXPRESSION);
+	if (!strcmp(line, "exclude"))
+		return keep(&answer->exclude, value, MAX_HOSTLIST);
+	if (!strcmp(line, "message"))
+		return add_message(answer, value);
+	return true; /* a key of a later release of this protocol */
+}
+
+bool cmeta_answer_parse(const char *text, size_t length, struct cmeta_answer *answer)
+{
+	char *copy = NULL, *line, *rest;
+	bool first = true, ended = false, good = false, have_action = false;
+
+	*answer = (struct cmeta_answer){0};
+	if (memchr(text, '\0', length) || !(copy = strndup(text, length)))
+		goto done;
+	for (line = copy; line && !ended; line = rest) {
+		rest = strchr(line, '\n');
+		if (!rest)
+			goto done; /* the last line was cut off */
+		*rest++ = '\0';
+		if (first) {
+			if (strcmp(line, FIRST_LINE))
+				goto done;
+			first = false;
+		} else if (!strcmp(line, "end")) {
+			ended = true;
+		} else if (!read_line(answer, line, &have_action)) {
+			goto done;
+		}
+	}
+	good = ended && answer->verdict && have_action;
+done:
+	free(copy);
+	if (!good)
+		cmeta_answer_free(answer);
+	return good;
+}
+
+void cmeta_answer_free(struct cmeta_answer *answer)
+{
+	for (size_t i = 0; i < answer->message_count; i++)
+		free(answer->messages[i]);
+	free(answer->messages);
+	free(answer->verdict);
+	free(answer->constraint);
+	free(answer->prefer);
+	free(answer->exclude);
+	*answer = (struct cmeta_answer){0};
+}

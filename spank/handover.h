@@ -1,0 +1,15 @@
+/* What the client hands over to the controller (job_desc.spank_job_env) and to the node (the job's
+ * environment, where Slurm puts SLURM_SPANK_ before each name). lua/cmeta.lua reads the same names.
+ * All of it is user input to whoever reads it. */
+#ifndef CMETA_HANDOVER_H
+#define CMETA_HANDOVER_H
+
+#define CMETA_HANDOVER_IMAGE "CMETA_IMAGE"           /* absolute path: the node runs the task in it */
+#define CMETA_HANDOVER_VERDICT "CMETA_VERDICT"       /* match, mismatch, unknown */
+#define CMETA_HANDOVER_CONSTRAINT "CMETA_CONSTRAINT" /* the whole expression */
+#define CMETA_HANDOVER_PREFER "CMETA_PREFER"         /* the whole expression */
+#define CMETA_HANDOVER_EXCLUDE "CMETA_EXCLUDE"       /* only the nodes that we exclude */
+
+#define CMETA_HANDOVER_ON_NODE "SLURM_SPANK_"
+
+#endif

@@ -1,0 +1,246 @@
+#include "matcher.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "text.h"
+
+enum {
+	MAX_ANSWER = 1 << 18,          /* 200 node classes explained take some 40 kB */
+	MAX_ARGUMENTS = 16,
+	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
+	MAX_OPEN_FILES = 64,
+	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel */
+	EXEC_FAILED = 127,
+};
+
+/* The child's whole environment, besides these of the user's. LD_PRELOAD, PYTHONPATH and the like
+ * must not decide what the matcher runs. */
+static const char *const KEPT[] = {"HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "SLURM_CONF", NULL};
+static const char *const SET[] = {
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
+	"LC_ALL=C.UTF-8", "PYTHONSAFEPATH=1", "PYTHONNOUSERSITE=1", NULL,
+};
+
+static long now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000L + now.tv_nsec / 1000000L;
+}
+
+static void free_strings(char **strings)
+{
+	for (size_t i = 0; strings && strings[i]; i++)
+		free(strings[i]);
+	free(strings);
+}
+
+static char **make_environment(void)
+{
+	size_t count = 0;
+	char **environment = calloc(sizeof(KEPT) / sizeof(*KEPT) + sizeof(SET) / sizeof(*SET),
+				    sizeof(*environment));
+
+	if (!environment)
+		return NULL;
+	for (size_t i = 0; SET[i]; i++)
+		if (!(environment[count++] = strdup(SET[i])))
+			goto fail;
+	for (size_t i = 0; KEPT[i]; i++) {
+		const char *value = getenv(KEPT[i]);
+
+		if (value && !(environment[count++] = cmeta_format("%s=%s", KEPT[i], value)))
+			goto fail;
+	}
+	return environment;
+fail:
+	free_strings(environment);
+	return NULL;
+}
+
+static void make_arguments(const struct cmeta_request *request, const char *argv[MAX_ARGUMENTS])
+{
+	const struct { const char *option, *value; } options[] = {
+		{"--image", request->image},
+		{"--constraint", request->constraint},
+		{"--prefer", request->prefer},
+		{"--slurm-conf", request->slurm_conf},
+		{"--config", request->config},
+		{"--explain", request->explain ? "yes" : NULL},
+	};
+	size_t count = 0;
+
+	argv[count++] = request->matcher;
+	for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++) {
+		if (!options[i].value || !*options[i].value)
+			continue;
+		argv[count++] = options[i].option;
+		argv[count++] = options[i].value;
+	}
+	argv[count] = NULL;
+}
+
+static void limit(int resource, rlim_t most)
+{
+	struct rlimit now;
+
+	if (getrlimit(resource, &now))
+		return;
+	if (now.rlim_max == RLIM_INFINITY || now.rlim_max > most)
+		now.rlim_max = most;
+	if (now.rlim_cur == RLIM_INFINITY || now.rlim_cur > now.rlim_max)
+		now.rlim_cur = now.rlim_max;
+	setrlimit(resource, &now);
+}
+
+/* In the child, between fork and exec: only functions that are safe there. */
+static void become_matcher(int answer_fd, int null_fd, int deadline_ms, const char *const argv[],
+			   char *const environment[])
+{
+	sigset_t none;
+
+	setpgid(0, 0);
+	for (int signal_number = 1; signal_number < NSIG; signal_number++)
+		signal(signal_number, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* Both descriptors are above 2, see cmeta_matcher_run(). */
+	if (dup2(null_fd, STDIN_FILENO) < 0 || dup2(answer_fd, STDOUT_FILENO) < 0 ||
+	    dup2(null_fd, STDERR_FILENO) < 0)
+		_exit(EXEC_FAILED);
+	close_range(STDERR_FILENO + 1, ~0U, 0);
+	limit(RLIMIT_CORE, 0);
+	limit(RLIMIT_CPU, (rlim_t)deadline_ms / 1000 + 1);
+	limit(RLIMIT_AS, (rlim_t)MAX_MEMORY_MB << 20);
+	limit(RLIMIT_NOFILE, MAX_OPEN_FILES);
+	execve(argv[0], (char *const *)argv, environment);
+	_exit(EXEC_FAILED);
+}
+
+/* Read until the answer is complete or the pipe is closed. False when time or room is out. */
+static bool read_answer(int fd, long until, char *buffer, size_t *length, const char **trouble)
+{
+	for (;;) {
+		struct pollfd ready = {.fd = fd, .events = POLLIN};
+		long left = until - now_ms();
+		ssize_t got;
+
+		if (left <= 0 || *length == MAX_ANSWER) {
+			*trouble = left <= 0 ? "did not answer in time" : "answered too much";
+			return false;
+		}
+		if (poll(&ready, 1, (int)left) <= 0)
+			continue; /* a signal, or the time is out: told above */
+		got = read(fd, buffer + *length, MAX_ANSWER - *length);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return true;
+		*length += (size_t)got;
+		if (cmeta_answer_is_complete(buffer, *length))
+			return true;
+	}
+}
+
+/* End the matcher's whole group, and collect the matcher; it is let finish by itself when leave is
+ * true. Returns its wait status, or -1 when it could not be had: a process that waits for a dead
+ * file system cannot be killed, only left behind. */
+static int end_group(pid_t pid, bool leave)
+{
+	long until = now_ms() + REAP_MS;
+	int status = -1;
+	pid_t reaped = 0;
+
+	if (!leave)
+		kill(-pid, SIGKILL);
+	while ((reaped = waitpid(pid, &status, WNOHANG)) == 0 && now_ms() < until) {
+		struct timespec pause = {.tv_nsec = 500000};
+
+		nanosleep(&pause, NULL);
+	}
+	kill(-pid, SIGKILL); /* what the matcher may have left behind */
+	if (reaped == 0)
+		reaped = waitpid(pid, &status, WNOHANG);
+	return reaped == pid ? status : -1;
+}
+
+static int open_above_stderr(int fd)
+{
+	int above;
+
+	if (fd < 0 || fd > STDERR_FILENO)
+		return fd;
+	above = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	close(fd);
+	return above;
+}
+
+bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer *answer,
+		       char **fault)
+{
+	const char *argv[MAX_ARGUMENTS], *trouble = NULL;
+	long until = now_ms() + request->deadline_ms;
+	int pipe_fd[2] = {-1, -1}, null_fd = -1, status = -1;
+	char **environment = NULL, *buffer = NULL;
+	size_t length = 0;
+	bool good = false, closed;
+	pid_t pid;
+
+	*answer = (struct cmeta_answer){0};
+	*fault = NULL;
+	make_arguments(request, argv);
+	environment = make_environment();
+	buffer = malloc(MAX_ANSWER);
+	if (!environment || !buffer || pipe2(pipe_fd, O_CLOEXEC)) {
+		*fault = cmeta_format("cannot prepare %s: %s", request->matcher, strerror(errno));
+		goto done;
+	}
+	pipe_fd[0] = open_above_stderr(pipe_fd[0]);
+	pipe_fd[1] = open_above_stderr(pipe_fd[1]);
+	null_fd = open_above_stderr(open("/dev/null", O_RDWR | O_CLOEXEC));
+	if (pipe_fd[0] < 0 || pipe_fd[1] < 0 || null_fd < 0 || (pid = fork()) < 0) {
+		*fault = cmeta_format("cannot start %s: %s", request->matcher, strerror(errno));
+		goto done;
+	}
+	if (pid == 0)
+		become_matcher(pipe_fd[1], null_fd, request->deadline_ms, argv, environment);
+	setpgid(pid, pid); /* also here, so that the group exists whoever comes first */
+	close(pipe_fd[1]);
+	pipe_fd[1] = -1;
+	closed = read_answer(pipe_fd[0], until, buffer, &length, &trouble);
+	status = end_group(pid, closed && !cmeta_answer_is_complete(buffer, length));
+	good = closed && cmeta_answer_parse(buffer, length, answer);
+	if (good)
+		goto done;
+	if (trouble)
+		*fault = cmeta_format("%s %s", request->matcher, trouble);
+	else if (status >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == EXEC_FAILED)
+		*fault = cmeta_format("cannot run %s", request->matcher);
+	else if (status >= 0 && WIFSIGNALED(status))
+		*fault = cmeta_format("%s was ended by signal %d", request->matcher,
+				      WTERMSIG(status));
+	else
+		*fault = cmeta_format("%s gave no valid answer (exit status %d)", request->matcher,
+				      status >= 0 ? WEXITSTATUS(status) : -1);
+done:
+	if (pipe_fd[0] >= 0)
+		close(pipe_fd[0]);
+	if (pipe_fd[1] >= 0)
+		close(pipe_fd[1]);
+	if (null_fd >= 0)
+		close(null_fd);
+	free_strings(environment);
+	free(buffer);
+	return good;
+}

@@ -1,0 +1,21 @@
+/* The options of sbatch, salloc and srun, reached without their header files.
+ *
+ * spank.h has no way to read or change a native option. The clients export their option table
+ * (`opt`), and libslurmfull the functions that work on it by name, with the same signatures in
+ * 22.05, 24.11 and 26.05 (src/common/slurm_opt.h). They are looked up at run time: where one is
+ * missing, the plugin does nothing and leaves the work to job_submit.lua. */
+#ifndef CMETA_SLURM_CLIENT_H
+#define CMETA_SLURM_CLIENT_H
+
+#include <stdbool.h>
+
+/* True when this process is a client whose options can be read and changed. */
+bool cmeta_client_usable(void);
+
+/* The value of an option by its long name, on the heap; NULL when it is not set. */
+char *cmeta_client_get(const char *name);
+
+/* Set an option, and look whether that worked. */
+bool cmeta_client_set(const char *name, const char *value);
+
+#endif
