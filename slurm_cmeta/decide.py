@@ -83,7 +83,7 @@ def decide(
     unfit = [v for v in reachable if v.verdict != match.MATCH]
     if not fit:
         return _no_node(image, requirements, verdicts, reachable, on_mismatch, unlisted_nodes)
-    verdict = match.MATCH if _anything_checked(fit) else UNKNOWN
+    verdict = match.MATCH if _anything_checked(reachable) else UNKNOWN
     addition = _addition(fit, unfit, user, wishes, requirements)
     constraint = prefer = None
     if addition.expression is not None and user is not None:

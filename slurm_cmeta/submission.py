@@ -31,7 +31,12 @@ def read_image(path: str, config: Config) -> ImageReport:
     """
     with open_image(path) as image:
         facts = evidence.read(image)
-        requirements = requirement.from_facts(facts, config.strengths)
+        labels = image.labels()
         return ImageReport(
-            path, image.format, facts, requirements, dict(image.labels), list(image.warnings)
+            path,
+            image.format,
+            facts,
+            requirement.from_facts(facts, config.strengths),
+            labels,
+            list(image.warnings),
         )

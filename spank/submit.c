@@ -147,6 +147,7 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	} else {
 		cmeta_say("warning: %s; the job is submitted as it is",
 			  fault ? fault : "out of memory");
+		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
 	}
 	free(fault);
 	free(prefer);
@@ -162,13 +163,13 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 	char *container = NULL, *image = NULL;
 
 	forget_handover(spank);
-	if (mode == CMETA_OFF || !cmeta_client_usable())
+	if (!cmeta_client_usable() || !(container = cmeta_client_get("container")))
 		return;
-	container = cmeta_client_get("container");
-	if (!container)
-		return;
-	if (settings->error) {
+	if (mode == CMETA_OFF) {
+		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
+	} else if (settings->error) {
 		say_settings_error(settings);
+		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
 	} else if ((image = make_absolute(container))) {
 		hand_over(spank, CMETA_HANDOVER_IMAGE, image);
 		if (!is_step())

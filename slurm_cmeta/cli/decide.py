@@ -100,12 +100,12 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
 
 
 def _decide(options: dict[str, str], settings: config.Config) -> tuple[list[str], int]:
-    from slurm_cmeta.cluster import slurmconf
+    from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import REJECT, Wishes, decide, explain
     from slurm_cmeta.submission import read_image
 
     report = read_image(options["image"], settings)
-    cluster = slurmconf.cluster(options.get("slurm-conf"))
+    cluster = source.from_slurm_conf(options.get("slurm-conf"))
     wishes = Wishes(options.get("constraint", ""), options.get("prefer", ""))
     decision = decide(
         options["image"],

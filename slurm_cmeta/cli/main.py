@@ -1,0 +1,55 @@
+"""cmeta: the command for people. Each subcommand is a module of this package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from slurm_cmeta import __version__
+from slurm_cmeta.cli import inspect, match
+from slurm_cmeta.errors import EXIT_OK, CmetaError
+from slurm_cmeta.text import clean
+
+EXAMPLES = """\
+examples:
+  cmeta inspect img.sif          what the image needs, and how that is known
+  cmeta match img.sif            which nodes can run it
+  sbatch --container=img.sif job.sh     what it is all for
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    top = argparse.ArgumentParser(
+        prog="cmeta",
+        description="Read what a container image needs and match it with Slurm's nodes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"cmeta {__version__}")
+    subparsers = top.add_subparsers(metavar="COMMAND", required=True)
+    inspect.add_parser(subparsers)
+    match.add_parser(subparsers)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code (errors.py lists them)."""
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except CmetaError as error:
+        print(f"cmeta: error: {clean(str(error), 2000)}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `cmeta ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""cmeta match: what the submission would decide, without submitting."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from slurm_cmeta import config
+from slurm_cmeta.cluster import source
+from slurm_cmeta.decide import UNKNOWN, Wishes, decide
+from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
+from slurm_cmeta.match import MISMATCH
+from slurm_cmeta.submission import read_image
+from slurm_cmeta.text import clean
+
+if TYPE_CHECKING:
+    from slurm_cmeta.cluster import Cluster
+    from slurm_cmeta.decide import Decision
+    from slurm_cmeta.submission import ImageReport
+
+SCHEMA = "cmeta.match/1"
+
+EXAMPLES = """\
+examples:
+  cmeta match img.sif                       against the nodes in slurm.conf
+  cmeta match img.sif -C 'zen3|zen4'        with a constraint of the job's own
+  cmeta match img.sif --live --json         against the running cluster, for a program
+  sbatch --constraint="$(cmeta match img.sif --json | jq -r .constraint)" job.sh
+
+exit status: 0 a node fits, 1 none does, 2 usage, 3 image cannot be read,
+4 cluster or configuration cannot be read
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `cmeta match` to the command line."""
+    parser = subparsers.add_parser(
+        "match",
+        help="compare an image with the cluster's nodes",
+        description="Compare what an image needs with what the cluster's nodes are. Prints the "
+        "verdict for each node class, and the constraint that a job with this image would get.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="the image file")
+    parser.add_argument(
+        "-C", "--constraint", default="", metavar="EXPR", help="the job's own --constraint"
+    )
+    parser.add_argument("--prefer", default="", metavar="EXPR", help="the job's own --prefer")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--slurm-conf",
+        metavar="FILE",
+        help="read the nodes from this slurm.conf (default: $SLURM_CONF, or Slurm's own)",
+    )
+    where.add_argument("--live", action="store_true", help="ask the controller, by sinfo")
+    where.add_argument("--snapshot", metavar="FILE", help="read the nodes from a snapshot file")
+    parser.add_argument(
+        "--config", metavar="FILE", help="cmeta.yaml (default: the one beside slurm.conf)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON (schema cmeta.match/1)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the match and return the exit code."""
+    settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
+    report = read_image(args.image, settings)
+    cluster = _cluster(args)
+    decision = decide(
+        args.image,
+        report.requirements,
+        cluster.classes,
+        Wishes(args.constraint, args.prefer),
+        on_mismatch=settings["on_mismatch"],
+        unlisted_nodes=cluster.unlisted_nodes,
+    )
+    for warning in report.warnings:
+        print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(as_json(args, decision), indent=2))
+    else:
+        _print_table(args, report, cluster, decision)
+    return EXIT_NO_NODE if decision.verdict == MISMATCH else EXIT_OK
+
+
+def _cluster(args: argparse.Namespace) -> Cluster:
+    if args.live:
+        return source.from_controller()
+    if args.snapshot:
+        return source.from_snapshot(args.snapshot)
+    return source.from_slurm_conf(args.slurm_conf)
+
+
+def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:
+    """Return the object of docs/schema/cmeta.match-1.json."""
+    return {
+        "schema": SCHEMA,
+        "verdict": decision.verdict,
+        "constraint": decision.constraint,
+        "prefer": decision.prefer,
+        "exclude": decision.exclude,
+        "user_constraint": args.constraint or None,
+        "classes": [
+            {
+                "nodes": verdict.nodes.nodes,
+                "count": verdict.nodes.count,
+                "features": list(verdict.nodes.features),
+                "verdict": verdict.verdict,
+                "preferred": verdict.preferred,
+                "reasons": [
+                    {
+                        "key": reason.key,
+                        "needs": reason.needs,
+                        "has": reason.has,
+                        "verdict": reason.verdict,
+                        "strength": reason.strength,
+                        "source": reason.source,
+                    }
+                    for reason in verdict.reasons
+                ],
+            }
+            for verdict in decision.classes
+        ],
+        "messages": list(decision.messages),
+    }
+
+
+def _print_table(
+    args: argparse.Namespace, report: ImageReport, cluster: Cluster, decision: Decision
+) -> None:
+    rows = [("NODES", "COUNT", "VERDICT", "REASON")]
+    for verdict in decision.classes:
+        reasons = "; ".join(
+            f"{r.key} needs {clean(r.needs)}, "
+            f"{'has ' + clean(r.has) if r.has else 'not published'}"
+            + (" (preference)" if r.strength == "soft" else "")
+            for r in verdict.reasons
+        )
+        shown = verdict.verdict + (" +" if verdict.preferred else "")
+        nodes = clean(verdict.nodes.nodes, 40)
+        rows.append((nodes, str(verdict.nodes.count), shown, reasons or "nothing required"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[3]]).rstrip())
+    print()
+    print(f"image       {clean(args.image)}")
+    print(f"nodes from  {cluster.source}")
+    print(f"verdict     {_words(decision)}")
+    print(f"constraint  {clean(decision.constraint or args.constraint or '(none needed)', 2000)}")
+    if decision.prefer:
+        print(f"prefer      {clean(decision.prefer, 2000)}")
+    if decision.exclude:
+        print(f"exclude     {clean(decision.exclude, 2000)}")
+    for message in decision.messages:
+        print(f"cmeta: {message}", file=sys.stderr)
+
+
+def _words(decision: Decision) -> str:
+    if decision.verdict == UNKNOWN:
+        return "unknown: the nodes publish nothing that this image's needs could be compared with"
+    fit = sum(c.nodes.count for c in decision.classes if c.verdict != MISMATCH)
+    total = sum(c.nodes.count for c in decision.classes)
+    return f"{decision.verdict}: {fit} of {total} nodes can run it"

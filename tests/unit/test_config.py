@@ -1,0 +1,108 @@
+"""cmeta.yaml: every key, every mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm_cmeta import config
+from slurm_cmeta.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(tmp_path: Path, text: str | bytes) -> config.Config:
+    path = tmp_path / "cmeta.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return config.load(str(path))
+
+
+def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
+    settings = config.load(None, str(tmp_path / "slurm.conf"))
+    assert settings == config.defaults()
+    assert (settings["on_mismatch"], settings["on_error"]) == ("reject", "accept")
+    assert settings.strengths == {}
+
+
+def test_the_file_beside_slurm_conf_is_read(tmp_path: Path) -> None:
+    (tmp_path / "cmeta.yaml").write_text("on_mismatch: warn\nstrength:\n  cpu: soft\n")
+    settings = config.load(None, str(tmp_path / "slurm.conf"))
+    assert settings["on_mismatch"] == "warn"
+    assert settings.strengths == {"cpu": "soft"}
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "strength:\n"])
+def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text).values == config.defaults().values
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("on_mismatch: warn\non_mismach: warn\n", 2, "unknown key 'on_mismach'"),
+        ("strength:\n  cpu: soft\n  gpu2: hard\n", 3, "unknown key 'strength.gpu2'"),
+        ("on_error: maybe\n", 1, "on_error must be one of accept, reject"),
+        ("on_error: [accept]\n", 1, "on_error must be one of"),
+        ("on_error: accept\non_error: reject\n", 2, "set twice"),
+        ("strength: hard\n", 1, "strength is no mapping"),
+        ("- a\n", 1, "not a mapping"),
+        ("a: [\n", 2, "expected"),
+        ("? [a]\n: b\n", 1, "a key must be a plain word"),
+        ("on_error: !!python/object/apply:os.system [id]\n", 1, "must be one of"),
+        ("\x00", 1, ""),
+    ],
+)
+def test_a_mistake_names_file_and_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+    assert f"cmeta.yaml:{line}: " in message or text == "\x00"
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not YAML"):
+        read(tmp_path, b"\xff\xfe\xfa")
+
+
+def test_deep_nesting_and_size_are_bounded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        read(tmp_path, "[" * 100_000)
+    with pytest.raises(ConfigError, match="larger than"):
+        read(tmp_path, b" " * (config.MAX_BYTES + 1))
+
+
+def test_a_file_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        config.load(str(tmp_path / "no.yaml"))
+    with pytest.raises(ConfigError, match="directory"):
+        config.load(str(tmp_path))
+
+
+def test_a_fifo_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cmeta.yaml")
+    assert config.load(str(tmp_path / "cmeta.yaml")).values == config.defaults().values
+
+
+def test_the_shipped_example_names_every_key_and_changes_nothing() -> None:
+    text = (ROOT / "etc/cmeta.yaml").read_text()
+    assert config.load(str(ROOT / "etc/cmeta.yaml")).values == config.defaults().values
+    for setting in config.SETTINGS:
+        assert f"{setting.name.split('.')[-1]}:" in text, setting.name
+        page = (ROOT / "docs/cmeta.yaml.md").read_text()
+        assert f"`{setting.name}`" in page
+        assert all(f"`{choice}`" in page for choice in setting.choices)
+
+
+def test_a_submission_without_a_file_does_not_import_yaml() -> None:
+    code = "import sys; from slurm_cmeta import config; config.load(None, '/no/slurm.conf'); "
+    code += "print('yaml' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
