@@ -70,8 +70,15 @@ class Config(NamedTuple):
     path: str | None
     """The file that was read; None when there is none."""
 
-    def __getitem__(self, name: str | Any) -> Any:
-        return self.values[name]
+    @property
+    def on_mismatch(self) -> str:
+        """Return `reject` or `warn`."""
+        return str(self.values["on_mismatch"])
+
+    @property
+    def on_error(self) -> str:
+        """Return `accept` or `reject`."""
+        return str(self.values["on_error"])
 
     @property
     def strengths(self) -> dict[str, str]:

@@ -205,7 +205,7 @@ def _no_node(
     if not reachable:  # an empty cluster, or names that no node has all of: slurmctld says so
         return Decision(UNKNOWN, ACCEPT, classes=verdicts)
     needs = f"{_name(image)} needs {_needs(requirements, HARD, reachable)}"
-    total = sum(v.nodes.count for v in reachable)
+    total = sum(v.nodes.node_count for v in reachable)
     among = "the" if len(reachable) == len(verdicts) else "those"
     allowed = "" if len(reachable) == len(verdicts) else " that the constraint allows"
     shown = [f"{clean(v.nodes.nodes)} {_has(v)}" for v in reachable[:MAX_CLASSES_SHOWN]]
@@ -230,8 +230,8 @@ def _say(
     prefer: str | None,
     addition: _Addition,
 ) -> tuple[str, ...]:
-    count = sum(v.nodes.count for v in fit)
-    nodes = f"{count} of {sum(v.nodes.count for v in verdicts)} nodes"
+    count = sum(v.nodes.node_count for v in fit)
+    nodes = f"{count} of {sum(v.nodes.node_count for v in verdicts)} nodes"
     preferred = f'prefer "{clean(prefer, MAX_EXPRESSION)}"' if prefer else ""
     if constraint or addition.exclude:
         needs = f"{_name(image)} needs {_needs(requirements, HARD, verdicts)}"
@@ -285,7 +285,7 @@ def explain(requirements: Sequence[Requirement], decision: Decision) -> list[str
             f"{r.verdict}"
             for r in verdict.reasons
         )
-        nodes = f"{clean(verdict.nodes.nodes)} ({verdict.nodes.count})"
+        nodes = f"{clean(verdict.nodes.nodes)} ({verdict.nodes.node_count})"
         lines.append(f"{nodes}: {verdict.verdict}{': ' + reasons if reasons else ''}")
     lines.append(f"verdict {decision.verdict}")
     return lines

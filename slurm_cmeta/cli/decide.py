@@ -5,7 +5,6 @@ This is the submit path: no argparse, no pathlib, nothing that is not needed for
 
 from __future__ import annotations
 
-import os
 import sys
 
 from slurm_cmeta import __version__
@@ -14,7 +13,7 @@ from slurm_cmeta.text import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from slurm_cmeta.decide import Decision
+    from slurm_cmeta.config import Config
 
 PROTOCOL = "1"
 
@@ -89,7 +88,7 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
     on_error = "accept"
     try:
         settings = config.load(options.get("config"), options.get("slurm-conf"))
-        on_error = settings["on_error"]
+        on_error = settings.on_error
         return _decide(options, settings)
     except CmetaError as error:
         level, ending = "warning", "; the job is submitted as it is"
@@ -99,7 +98,7 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
         return _lines("unknown", on_error, messages=[message]), error.exit_code
 
 
-def _decide(options: dict[str, str], settings: config.Config) -> tuple[list[str], int]:
+def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import REJECT, Wishes, decide, explain
     from slurm_cmeta.submission import read_image
@@ -112,7 +111,7 @@ def _decide(options: dict[str, str], settings: config.Config) -> tuple[list[str]
         report.requirements,
         cluster.classes,
         wishes,
-        on_mismatch=settings["on_mismatch"],
+        on_mismatch=settings.on_mismatch,
         unlisted_nodes=cluster.unlisted_nodes,
     )
     messages = list(decision.messages)

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         report.requirements,
         cluster.classes,
         Wishes(args.constraint, args.prefer),
-        on_mismatch=settings["on_mismatch"],
+        on_mismatch=settings.on_mismatch,
         unlisted_nodes=cluster.unlisted_nodes,
     )
     for warning in report.warnings:
@@ -106,7 +106,7 @@ def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:
         "classes": [
             {
                 "nodes": verdict.nodes.nodes,
-                "count": verdict.nodes.count,
+                "count": verdict.nodes.node_count,
                 "features": list(verdict.nodes.features),
                 "verdict": verdict.verdict,
                 "preferred": verdict.preferred,
@@ -141,7 +141,7 @@ def _print_table(
         )
         shown = verdict.verdict + (" +" if verdict.preferred else "")
         nodes = clean(verdict.nodes.nodes, 40)
-        rows.append((nodes, str(verdict.nodes.count), shown, reasons or "nothing required"))
+        rows.append((nodes, str(verdict.nodes.node_count), shown, reasons or "nothing required"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -162,6 +162,6 @@ def _print_table(
 def _words(decision: Decision) -> str:
     if decision.verdict == UNKNOWN:
         return "unknown: the nodes publish nothing that this image's needs could be compared with"
-    fit = sum(c.nodes.count for c in decision.classes if c.verdict != MISMATCH)
-    total = sum(c.nodes.count for c in decision.classes)
+    fit = sum(c.nodes.node_count for c in decision.classes if c.verdict != MISMATCH)
+    total = sum(c.nodes.node_count for c in decision.classes)
     return f"{decision.verdict}: {fit} of {total} nodes can run it"

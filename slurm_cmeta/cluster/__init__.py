@@ -10,7 +10,7 @@ class NodeClass(NamedTuple):
 
     nodes: str
     """The nodes as a compressed hostlist: `n[1-4,7]`."""
-    count: int
+    node_count: int
     features: tuple[str, ...]
     """The features as the nodes carry them, in the order of the first node."""
 

@@ -1,4 +1,4 @@
-"""Read the node classes from where they are: slurm.conf, the live controller, or a snapshot file."""
+"""Read the node classes from slurm.conf, from the live controller, or from a snapshot file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIVE_DEADLINE = 10.0
 
 
 def find_slurm_conf(path: str | None = None) -> str:
-    """Return the slurm.conf in force: `path`, $SLURM_CONF, Slurm's default, or the configless one."""
+    """Return the slurm.conf in force: `path`, $SLURM_CONF, the default, or the configless one."""
     path = path or os.environ.get("SLURM_CONF")
     if path:
         return path
@@ -34,7 +34,7 @@ def from_slurm_conf(path: str | None = None) -> Cluster:
     """Return the node classes that slurm.conf states. Raises ClusterError."""
     conf = slurmconf.read(find_slurm_conf(path))
     classes = tuple(slurmconf.node_classes(conf))
-    count = sum(c.count for c in classes)
+    count = sum(c.node_count for c in classes)
     return Cluster(classes, (conf.max_node_count or 0) > count, clean(conf.path))
 
 

@@ -24,14 +24,14 @@ def read(tmp_path: Path, text: str | bytes) -> config.Config:
 def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
     settings = config.load(None, str(tmp_path / "slurm.conf"))
     assert settings == config.defaults()
-    assert (settings["on_mismatch"], settings["on_error"]) == ("reject", "accept")
+    assert (settings.on_mismatch, settings.on_error) == ("reject", "accept")
     assert settings.strengths == {}
 
 
 def test_the_file_beside_slurm_conf_is_read(tmp_path: Path) -> None:
     (tmp_path / "cmeta.yaml").write_text("on_mismatch: warn\nstrength:\n  cpu: soft\n")
     settings = config.load(None, str(tmp_path / "slurm.conf"))
-    assert settings["on_mismatch"] == "warn"
+    assert settings.on_mismatch == "warn"
     assert settings.strengths == {"cpu": "soft"}
 
 

@@ -1,0 +1,440 @@
+"""slurm.conf: the nodes, their features and the partitions, read as Slurm reads them.
+
+Follows src/common/parse_config.c (lines, includes) and src/common/read_config.c (NodeName,
+PartitionName, NodeSet) of Slurm 22.05.8 and 24.11.5. What one would not expect:
+
+* A comment is cut off before a backslash at the end of the line is looked for, and quotes do not
+  protect `#`: `A=1 \\  # text` goes on in the next line, `# text \\` does not.
+* `Include` counts in column 1 only; its file name is not quoted and not globbed.
+* `Feature= Weight=2` sets the feature `Weight=2`: blanks around `=` are allowed.
+* `Feature` and `Features` are two keys, and Feature wins, whatever the order; so does it in DEFAULT.
+* A node named twice is fatal in slurmctld ("Duplicated NodeHostName"): nothing overrides.
+
+Keys that this reader does not know are no errors, since releases differ; Slurm refuses them. The
+hostlist function `feature{x}` of 24.11 (also block{}, switch{}) stands in PartitionName Nodes= and
+in job requests, not in a node's features; it is kept as text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta.cluster import NodeClass, hostlist
+from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_BYTES = 32 << 20
+"""Most bytes read, all files together. 65,536 nodes (the most that Slurm runs), each with a line of
+200 characters, take 13 MB; a mistaken path may name anything."""
+
+MAX_DEPTH = 16
+"""Deepest chain of includes. Slurm has no limit and dies of an endless one."""
+
+MAX_FILES = 1000
+"""Most files read, so that files which include each other several times come to an end."""
+
+_PAIR = re.compile(rb'\s*([A-Za-z0-9_.]+)\s*[-*+/]?=\s*(?:"([^"]*)"|(\S+))(?!\S)')
+"""keyvalue_pattern of parse_config.c: the operator in `Key+=value` is read and not used."""
+
+_COMMENT = re.compile(rb"(?<!\\)((?:\\\\)*)#.*")
+_ESCAPE = re.compile(rb"\\(.?)")
+_NUMBER = re.compile(rb"(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})[kK]?")
+
+_NODE_KEYS = frozenset(
+    b"bcastaddr boards corespeccount corespersocket cpus cpuspeclist cpubind feature features gres "
+    b"memspeclimit nodeaddr nodehostname port procs realmemory reason restrictedcorespergpu "
+    b"sockets socketsperboard state threadspercore tmpdisk tresweights weight".split()
+)
+_NODE_ONLY = frozenset(
+    (b"corespersocket", b"feature", b"features", b"gres", b"nodeaddr", b"realmemory", b"weight")
+)
+"""Keys that no release takes outside a line. They stand alone where a continuation broke off."""
+
+_INFINITE_WEIGHT = 0xFFFFFFFE  # INFINITE - 1, as _parse_nodename has it
+
+
+class NodeLine(NamedTuple):
+    """One NodeName line, with what NodeName=DEFAULT gave it."""
+
+    nodes: str
+    """Host list, as written."""
+    features: tuple[str, ...]
+    """In the order written, each once."""
+    state: str
+    """As written; empty where no State= applies."""
+    weight: int
+    gres: str
+    real_memory: int | None
+    """MiB; None where no (readable) RealMemory= applies: Slurm then counts with 1."""
+    path: str
+    line: int
+
+    @property
+    def future(self) -> bool:
+        """Return whether the nodes are not there yet (State=FUTURE)."""
+        return self.state.upper() == "FUTURE"
+
+
+class Partition(NamedTuple):
+    """One PartitionName line, with what PartitionName=DEFAULT gave it."""
+
+    nodes: str
+    """Host list that may name node sets and, from 24.11 on, hold functions; empty for no nodes."""
+    default: bool
+
+    @property
+    def all_nodes(self) -> bool:
+        """Return whether every node belongs to the partition."""
+        return self.nodes.upper() == "ALL"
+
+
+class NodeSet(NamedTuple):
+    """One NodeSet line: nodes with a feature, nodes in a list, or both together."""
+
+    nodes: str
+    feature: str
+
+
+class SourceFile(NamedTuple):
+    """A file as it was when it was opened: a cache of what was read is valid while this is."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class SlurmConf(NamedTuple):
+    """What read() found."""
+
+    path: str
+    cluster_name: str | None
+    """In lower case, as Slurm uses it."""
+    nodes: tuple[NodeLine, ...]
+    partitions: dict[str, Partition]
+    nodesets: dict[str, NodeSet]
+    max_node_count: int | None
+    """MaxNodeCount: more nodes than are listed may register. Slurm itself heeds it only with
+    SelectType=select/cons_tres."""
+    options: dict[str, str]
+    """The other keys in lower case -> last value; keys of whole lines such as DownNodes included."""
+    files: tuple[SourceFile, ...]
+
+
+def read(path: str) -> SlurmConf:
+    """Read slurm.conf and what it includes.
+
+    Raises ClusterError (`FILE:LINE: reason`) when a file cannot be read or Slurm would refuse what
+    it says about nodes and partitions. Host lists are not expanded; see node_classes.
+    """
+    reader = _Reader(path)
+    reader.read(path, "")
+    return reader.result()
+
+
+def node_classes(conf: SlurmConf) -> list[NodeClass]:
+    """Return the nodes of `conf` grouped by feature set, in the order of the file.
+
+    FUTURE nodes are left out. Raises ClusterError for a host list that is none and, as slurmctld
+    does, for a node that is named twice.
+    """
+    names: dict[tuple[str, ...], frozenset[str]] = {}
+    classes: dict[frozenset[str], tuple[tuple[str, ...], list[hostlist.Span]]] = {}
+    taken: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    total = 0
+    for number, line in enumerate(conf.nodes):
+        try:
+            spans = hostlist.spans(line.nodes)
+        except ClusterError as error:
+            raise ClusterError(f"{clean(line.path)}:{line.line}: {error}") from None
+        for stem, digits, first, last in spans:
+            total += last - first + 1
+            taken.setdefault((stem, digits), []).append((first, last, number))
+        if total > hostlist.MAX_HOSTS:
+            raise _error(line.path, line.line, f"more than {hostlist.MAX_HOSTS} nodes")
+        if line.future:
+            continue
+        key = names.get(line.features)
+        if key is None:
+            key = names[line.features] = frozenset(line.features)
+        if key in classes:
+            classes[key][1].extend(spans)
+        else:
+            classes[key] = (line.features, spans)
+    _refuse_twins(conf, taken)
+    return [
+        NodeClass(hostlist.join(spans), sum(s.last - s.first + 1 for s in spans), features)
+        for features, spans in classes.values()
+        if spans
+    ]
+
+
+def _refuse_twins(
+    conf: SlurmConf, taken: dict[tuple[str, int], list[tuple[int, int, int]]]
+) -> None:
+    for (stem, digits), ranges in taken.items():
+        ranges.sort()
+        for (_, end, before), (first, _, number) in zip(ranges, ranges[1:], strict=False):
+            if first <= end:
+                name = f"{stem}{first:0{digits}d}" if digits else stem
+                line = conf.nodes[max(before, number)]
+                raise _error(line.path, line.line, f"node {clean(name)} is named twice")
+
+
+class _Reader:
+    """The state of one run through slurm.conf and its includes."""
+
+    def __init__(self, path: str) -> None:
+        self._main = path
+        self._files: list[SourceFile] = []
+        self._open: list[tuple[int, int]] = []
+        self._bytes = 0
+        self._nodes: list[NodeLine] = []
+        self._node_default: dict[bytes, bytes] = {}
+        self._partitions: dict[str, Partition] = {}
+        self._partition_default: dict[bytes, bytes] = {}
+        self._default_partition: str | None = None
+        self._nodesets: dict[str, NodeSet] = {}
+        self._options: dict[bytes, bytes] = {}
+        self._features: dict[bytes, tuple[str, ...]] = {}
+        self._max_node_count: int | None = None
+
+    def result(self) -> SlurmConf:
+        name = self._options.get(b"clustername")
+        return SlurmConf(
+            path=self._main,
+            cluster_name=_text(name).lower() if name else None,
+            nodes=tuple(self._nodes),
+            partitions={
+                name: partition._replace(default=name == self._default_partition)
+                for name, partition in self._partitions.items()
+            },
+            nodesets=self._nodesets,
+            max_node_count=self._max_node_count,
+            options={_text(key): _text(value) for key, value in self._options.items()},
+            files=tuple(self._files),
+        )
+
+    def read(self, path: str, where: str) -> None:
+        """Read one file; `where` is the prefix `FILE:LINE: ` of the line that includes it."""
+        data, identity = self._load(path, where)
+        self._open.append(identity)
+        for line, text in _logical_lines(data):
+            if text[:7].lower() == b"include" and text[7:8].isspace():
+                self._include(path, line, text[7:].split())
+                continue
+            match = _PAIR.match(text)
+            if match is None:
+                reason = f"not KEY=VALUE: {clean(_text(text.strip()), 60)}"
+                if text.strip()[:7].lower() == b"include":
+                    reason = "Include must stand in column 1 and name a file"
+                raise _error(path, line, reason)
+            key = match[1].lower()
+            value = match[3] if match[2] is None else match[2]
+            if key == b"nodename":
+                self._node(path, line, value, _attributes(path, line, text[match.end() :]))
+            elif key == b"partitionname":
+                self._partition(path, line, value, _attributes(path, line, text[match.end() :]))
+            elif key == b"nodeset":
+                found = _attributes(path, line, text[match.end() :])
+                nodeset = NodeSet(
+                    _text(found.get(b"nodes", b"")), _text(found.get(b"feature", b""))
+                )
+                self._nodesets.setdefault(_text(value), nodeset)
+            elif key in _NODE_ONLY:
+                reason = f"{_text(match[1])} outside a NodeName line (a broken continuation?)"
+                raise _error(path, line, reason)
+            else:
+                self._options[key] = value
+                if key == b"maxnodecount":
+                    self._max_node_count = _number(value)
+                    if self._max_node_count is None:
+                        raise _error(path, line, f"MaxNodeCount={clean(_text(value), 60)}")
+        self._open.pop()
+
+    def _load(self, path: str, where: str) -> tuple[bytes, tuple[int, int]]:
+        shown = where + clean(path)
+        try:
+            # A FIFO must not block: O_NONBLOCK, and only regular files are read.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            raise ClusterError(f"{shown}: {error.strerror}") from None
+        except ValueError:  # a NUL in the path
+            raise ClusterError(f"{shown}: not a path") from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ClusterError(f"{shown}: not a regular file")
+            identity = (status.st_dev, status.st_ino)
+            if identity in self._open:
+                raise ClusterError(f"{shown}: includes itself")
+            if len(self._open) > MAX_DEPTH:
+                raise ClusterError(f"{shown}: more than {MAX_DEPTH} includes inside each other")
+            if len(self._files) >= MAX_FILES:
+                raise ClusterError(f"{shown}: more than {MAX_FILES} files")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES - self._bytes + 1)
+        except OSError as error:
+            raise ClusterError(f"{shown}: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
+        self._bytes += len(data)
+        if self._bytes > MAX_BYTES:
+            raise ClusterError(f"{shown}: more than {MAX_BYTES >> 20} MiB of configuration")
+        if b"\0" in data:
+            raise ClusterError(f"{shown}: not a text file")
+        self._files.append(
+            SourceFile(path, *identity, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        )
+        return data, identity
+
+    def _include(self, path: str, line: int, words: list[bytes]) -> None:
+        if len(words) != 1:
+            raise _error(path, line, "Include takes one file name")
+        name = words[0]
+        if b"%c" in name:
+            if not self._options.get(b"clustername"):
+                raise _error(path, line, "Include with %c before ClusterName")
+            name = name.replace(b"%c", self._options[b"clustername"].lower())
+        if b"*" in name:
+            reason = f"Include {clean(_text(name))}: Slurm expands no wildcards"
+            raise _error(path, line, reason)
+        # 24.11 looks beside slurm.conf (get_extra_conf_path), 22.05 beside the including file.
+        target = os.path.join(os.path.dirname(self._main), _text(name))
+        beside = os.path.join(os.path.dirname(path), _text(name))
+        if not os.path.exists(target) and os.path.exists(beside):
+            target = beside
+        self.read(target, f"{clean(path)}:{line}: Include ")
+
+    def _node(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
+        upper = value.upper()
+        if upper == b"DEFAULT":
+            self._node_default = {**self._node_default, **found}
+            return
+        if not value or upper == b"ALL":
+            raise _error(path, line, f"NodeName={clean(_text(value))} is not a node name")
+        if self._node_default:
+            feature = found.get(b"feature", found.get(b"features"))
+            found = {**self._node_default, **found}
+            if feature is not None:
+                found[b"feature"] = feature
+        written = found.get(b"feature", found.get(b"features", b""))
+        features = self._features.get(written)
+        if features is None:
+            listed = _text(written).split(",")
+            features = self._features[written] = tuple(dict.fromkeys(filter(None, listed)))
+        memory = found.get(b"realmemory")
+        weight = found.get(b"weight")
+        self._nodes.append(
+            NodeLine(
+                _text(value),
+                features,
+                _text(found.get(b"state", b"")),
+                1 if weight is None else _weight(weight),
+                _text(found.get(b"gres", b"")),
+                None if memory is None else _number(memory),
+                path,
+                line,
+            )
+        )
+
+    def _partition(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
+        if value.upper() == b"DEFAULT":
+            self._partition_default = {**self._partition_default, **found}
+            return
+        found = {**self._partition_default, **found}
+        name = _text(value)
+        if name in self._partitions:
+            raise _error(path, line, f"partition {clean(name)} is named twice")
+        if found.get(b"default", b"").lower() in (b"yes", b"up", b"true", b"1"):
+            self._default_partition = name
+        nodes = b",".join(found.get(b"nodes", b"").split())
+        self._partitions[name] = Partition(_text(nodes), False)
+
+
+def _logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of its first line, text) for each line that is not blank.
+
+    Comments are cut off, continued lines put together and escapes resolved, in that order, as
+    _get_next_line does. The text keeps its leading blanks.
+    """
+    pending = b""
+    start = 0
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if b"#" in line:
+            line = _COMMENT.sub(rb"\1", line)
+        if b"\\" in line or pending:
+            stripped = line.rstrip()
+            if (len(stripped) - len(stripped.rstrip(b"\\"))) % 2:
+                pending += stripped[:-1]
+                start = start or number
+                continue
+            line = pending + line
+            pending = b""
+            if b"\\" in line:
+                line = _ESCAPE.sub(rb"\1", line)
+        if not line.isspace() and line:
+            yield start or number, line
+        start = 0
+    if pending:
+        yield start, _ESCAPE.sub(rb"\1", pending)
+
+
+def _attributes(path: str, line: int, text: bytes) -> dict[bytes, bytes]:
+    """Return the pairs in the rest of a line, keys in lower case; the last of equal keys counts."""
+    words = text.split()
+    if b'"' not in text:  # the usual form, several times faster than the general one
+        try:
+            found = {k.lower(): v for k, v in [word.split(b"=", 1) for word in words]}
+        except ValueError:
+            pass
+        else:
+            if found.keys() <= _NODE_KEYS and b"" not in found.values():
+                return found
+    found = {}
+    position = 0
+    while match := _PAIR.match(text, position):
+        found[match[1].lower()] = match[3] if match[2] is None else match[2]
+        position = match.end()
+    rest = text[position:].strip()
+    if rest:
+        raise _error(path, line, f"not KEY=VALUE: {clean(_text(rest), 60)}")
+    return found
+
+
+def _number(value: bytes) -> int | None:
+    """Return a number as s_p_handle_uint64 reads it (0x.. and 0.. too, k for 1024), or None."""
+    if not _NUMBER.fullmatch(value):
+        return None
+    factor = 1
+    if value[-1:] in b"kK":
+        factor, value = 1024, value[:-1]
+    if value[:1] == b"0" and value[1:2].isdigit():
+        value = b"0o" + value[1:]
+    try:
+        return int(value, 0) * factor
+    except ValueError:  # 08
+        return None
+
+
+def _weight(value: bytes) -> int:
+    if value.upper() in (b"INFINITE", b"UNLIMITED"):
+        return _INFINITE_WEIGHT
+    number = _number(value)
+    return 1 if number is None else number
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _error(path: str, line: int, reason: str) -> ClusterError:
+    return ClusterError(f"{clean(path)}:{line}: {reason}")

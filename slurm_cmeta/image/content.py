@@ -1,0 +1,96 @@
+"""What every image format tells about itself, in the same words whatever the format."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_WARNINGS = 20
+"""Warnings kept for one image. A hostile file can earn one for each of its objects and labels."""
+
+
+class Warnings(list[str]):
+    """Warnings about one image: each said once, and not more than a person will read."""
+
+    __slots__ = ()
+
+    def add(self, text: str) -> None:
+        """Keep `text`, unless it was said before or too much was said already."""
+        if text in self:
+            return
+        if len(self) < MAX_WARNINGS:
+            self.append(text)
+        elif len(self) == MAX_WARNINGS:
+            self.append("more warnings about this image are left out")
+
+
+class Stated(NamedTuple):
+    """An architecture that the image states, as OCI (GOARCH) spells it."""
+
+    name: str
+    source: str
+
+
+class StoredObject(NamedTuple):
+    """One object inside an image file."""
+
+    number: int
+    """Its number as the format's own tools show it; unique only in honest images."""
+    kind: str
+    name: str
+    group: int | None
+    link: str
+    """What it is about, in words: `object 3`, `group 1`, or empty."""
+    offset: int
+    size: int
+    """Offset and size in bytes, as stated: only those of `readable` objects lie in the file."""
+    readable: bool
+
+
+class Signature(NamedTuple):
+    """A signature that the image carries. Nobody has checked it: it may be forged or stale."""
+
+    number: int
+    hash: str
+    fingerprint: str
+    """Fingerprint of the signing key as 40 hexadecimal digits; empty where none is stated."""
+    link: str
+
+
+class Content:
+    """Base of what a format module returns; the defaults stand for `not stated`."""
+
+    __slots__ = (
+        "architectures",
+        "created",
+        "encrypted",
+        "filesystem",
+        "filesystem_source",
+        "format",
+        "objects",
+        "signatures",
+        "title",
+        "uuid",
+    )
+
+    def __init__(self, format_name: str, title: str) -> None:
+        self.format = format_name
+        self.title = title
+        """The format's name in sentences."""
+        self.architectures: tuple[Stated, ...] = ()
+        """Best evidence first."""
+        self.filesystem = ""
+        self.filesystem_source = ""
+        self.encrypted = False
+        self.created: int | None = None
+        """Seconds since 1970, UTC."""
+        self.uuid = ""
+        self.objects: tuple[StoredObject, ...] = ()
+        self.signatures: tuple[Signature, ...] = ()
+
+    def labels(self) -> dict[str, str]:
+        """Return the image's labels. Reads them when first asked."""
+        return {}
+
+    def deffile(self) -> str:
+        """Return the text of the definition file, empty if there is none. Reads it when asked."""
+        return ""

@@ -1,0 +1,144 @@
+"""Opens an image file and reads a few places of it, never more than it was asked to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from slurm_cmeta.errors import ImageError
+from slurm_cmeta.text import clean
+
+WINDOW = 64 * 1024
+"""Bytes read at once from the start of the file. SIF header, 48 descriptors and the metadata that
+Apptainer puts before the partition end near 40 kB, so that most images need this read only."""
+
+MAX_PATH = 4096
+"""Linux's PATH_MAX: a path is shown whole, because its end is what tells images apart."""
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+class Identity(NamedTuple):
+    """What changes when a file's content is changed or replaced (times in nanoseconds)."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def error(path: str, reason: str) -> ImageError:
+    """Return the one-line error `PATH: reason`."""
+    return ImageError(f"{clean(path, MAX_PATH)}: {reason}")
+
+
+class Reader:
+    """An open regular file. Owns the descriptor until close()."""
+
+    __slots__ = ("_fd", "_window", "identity", "path", "size")
+
+    def __init__(self, path: str) -> None:
+        """Open `path`; raise ImageError if it cannot be opened or is no regular file.
+
+        What is no regular file is not even opened: opening a FIFO would wake its writer, opening
+        a device may do anything.
+        """
+        self.path = path
+        self._fd = -1
+        self._window = b""
+        try:
+            _refuse_unless_regular(path, os.stat(path).st_mode)
+            self._fd = os.open(path, _FLAGS)
+            info = os.fstat(self._fd)
+            _refuse_unless_regular(path, info.st_mode)
+        except OSError as problem:
+            raise error(path, _why_not_open(problem)) from None
+        except ValueError:
+            raise error(path, "is no path: it holds a NUL or cannot be encoded") from None
+        self.size = info.st_size
+        self.identity = Identity(
+            info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+        )
+
+    @property
+    def fd(self) -> int:
+        """The open file descriptor, -1 once closed."""
+        return self._fd
+
+    def head(self) -> bytes:
+        """Return the first WINDOW bytes, or the whole file if it is shorter."""
+        if not self._window:
+            self._window = self._pread(0, min(self.size, WINDOW))
+        return self._window
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`; both must lie inside the file, as stated by `size`.
+
+        Raises ImageError if the file cannot be read or has become shorter.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise error(self.path, f"has no {size} bytes at offset {offset}")
+        if offset + size <= len(self._window):
+            return self._window[offset : offset + size]
+        return self._pread(offset, size)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                part = os.pread(self._fd, size - len(data), offset + len(data))
+            except OSError as problem:
+                raise error(self.path, f"cannot be read: {_strerror(problem)}") from None
+            if not part:
+                raise error(self.path, "became shorter while it was read")
+            data = data + part if data else part
+        return data
+
+    def close(self) -> None:
+        """Close the file; safe to call again."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _refuse_unless_regular(path: str, mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    for test, name in _KINDS:
+        if test(mode):
+            raise error(path, f"is {_kind_of_directory(path) if name == 'a directory' else name}")
+    raise error(path, "is no regular file")
+
+
+def _kind_of_directory(path: str) -> str:
+    """Name the kinds of images that are directories; they are other formats than a file."""
+    for mark, name in (
+        ("oci-layout", "an OCI layout, which is not read yet"),
+        (".singularity.d", "a sandbox directory, which is not read yet"),
+        ("config.json", "a directory (an OCI bundle?), which is not read yet"),
+    ):
+        if os.path.lexists(os.path.join(path, mark)):
+            return name
+    return "a directory"
+
+
+def _why_not_open(problem: OSError) -> str:
+    if isinstance(problem, FileNotFoundError):
+        return "does not exist"
+    return f"cannot be opened: {_strerror(problem)}"
+
+
+def _strerror(problem: OSError) -> str:
+    return os.strerror(problem.errno) if problem.errno else "unknown error"

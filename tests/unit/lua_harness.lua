@@ -1,0 +1,42 @@
+-- Runs cmeta.ensure() on one job and prints what became of it.
+-- Arguments: LUA-DIRECTORY ON_MISSING FIELD=VALUE... [env:NAME=VALUE...] [trap:FIELD...]
+-- env: entries go to spank_job_env; trap: makes writing that field an error, as slurmctld may.
+slurm = { SUCCESS = 0, ERROR = -1 }
+local said = {}
+function slurm.log_info(format, ...) said[#said + 1] = "log " .. string.format(format, ...) end
+function slurm.log_user(format, ...) said[#said + 1] = "user " .. string.format(format, ...) end
+
+package.path = arg[1] .. "/?.lua;" .. package.path
+local cmeta = require("cmeta")
+local fields, env, count, traps = { environment = {} }, {}, 0, {}
+for i = 3, #arg do
+   local entry, trap = string.match(arg[i], "^env:(.*)$"), string.match(arg[i], "^trap:(.*)$")
+   if entry then
+      env[count], count = entry, count + 1
+   elseif trap then
+      traps[trap] = true
+   else
+      local name, value = string.match(arg[i], "^(.-)=(.*)$")
+      fields[name] = value
+   end
+end
+if count > 0 then
+   fields.spank_job_env, fields.spank_job_env_size = env, count
+end
+local job = setmetatable({}, {
+   __index = fields,
+   __newindex = function(_, name, value)
+      if traps[name] then
+         error("no " .. name)
+      end
+      fields[name] = value
+   end,
+})
+print("rc " .. tostring(cmeta.ensure(job, { on_missing = arg[2] })))
+for _, name in ipairs({ "features", "prefer", "exc_nodes" }) do
+   print(name .. " " .. tostring(fields[name]))
+end
+print("image " .. tostring(fields.environment["SLURM_SPANK_CMETA_IMAGE"]))
+for _, line in ipairs(said) do
+   print(line)
+end
