@@ -32,7 +32,7 @@ MAX_RANGE = 65536
 
 MAX_DIGITS = 18
 """Longest number. Slurm reads numbers by strtoul and ruins longer ones: n99999999999999999999
-becomes n18446744073709551615. Here, a name that ends in more digits counts as one without number."""
+becomes n18446744073709551615. Here, a name that ends in more digits has no number."""
 
 _DIGITS = "0123456789"
 _TOKEN = re.compile(r"(?:[^\t, \n\[\]]+|\[[^\[\]]*\])+")
@@ -62,7 +62,7 @@ class _Token(NamedTuple):
     literals: list[str]
     brackets: list[list[tuple[int, int, int]]]
     """Ranges as (first, last, width)."""
-    count: int
+    size: int
 
 
 def expand(text: str) -> list[str]:
@@ -82,7 +82,7 @@ def expand(text: str) -> list[str]:
 
 def count(text: str) -> int:
     """Return len(expand(text)) without building the names. Raises ClusterError as expand does."""
-    return sum(token.count for token in _tokens(text))
+    return sum(token.size for token in _tokens(text))
 
 
 def compress(names: Iterable[str]) -> str:
@@ -119,6 +119,8 @@ def spans(text: str) -> list[Span]:
 
     Spans may overlap where the list repeats a name. Raises ClusterError as expand does.
     """
+    if text and not _SPECIAL.search(text):  # the usual form of a line for each node
+        return [_span_of(text)]
     found: list[Span] = []
     for token in _tokens(text):
         if not token.brackets:
@@ -159,7 +161,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         if match is None or text[end : end + 1] in ("[", "]"):
             raise _error(text, "unbalanced or nested brackets")
         token = _token(text, match[0])
-        total += token.count
+        total += token.size
         if total > MAX_HOSTS:
             raise _error(text, f"more than {MAX_HOSTS} hosts")
         yield token

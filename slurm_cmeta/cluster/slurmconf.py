@@ -7,7 +7,7 @@ PartitionName, NodeSet) of Slurm 22.05.8 and 24.11.5. What one would not expect:
   protect `#`: `A=1 \\  # text` goes on in the next line, `# text \\` does not.
 * `Include` counts in column 1 only; its file name is not quoted and not globbed.
 * `Feature= Weight=2` sets the feature `Weight=2`: blanks around `=` are allowed.
-* `Feature` and `Features` are two keys, and Feature wins, whatever the order; so does it in DEFAULT.
+* `Feature` and `Features` are two keys; Feature wins, whatever the order, in DEFAULT lines, too.
 * A node named twice is fatal in slurmctld ("Duplicated NodeHostName"): nothing overrides.
 
 Keys that this reader does not know are no errors, since releases differ; Slurm refuses them. The
@@ -17,6 +17,7 @@ in job requests, not in a node's features; it is kept as text.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -51,11 +52,13 @@ _NODE_KEYS = frozenset(
     b"memspeclimit nodeaddr nodehostname port procs realmemory reason restrictedcorespergpu "
     b"sockets socketsperboard state threadspercore tmpdisk tresweights weight".split()
 )
+_NODE_FACTS = (b"feature", b"features", b"state", b"weight", b"gres", b"realmemory")
 _NODE_ONLY = frozenset(
     (b"corespersocket", b"feature", b"features", b"gres", b"nodeaddr", b"realmemory", b"weight")
 )
 """Keys that no release takes outside a line. They stand alone where a continuation broke off."""
 
+_Facts = tuple[tuple[str, ...], str, int, str, "int | None"]
 _INFINITE_WEIGHT = 0xFFFFFFFE  # INFINITE - 1, as _parse_nodename has it
 
 
@@ -125,7 +128,7 @@ class SlurmConf(NamedTuple):
     """MaxNodeCount: more nodes than are listed may register. Slurm itself heeds it only with
     SelectType=select/cons_tres."""
     options: dict[str, str]
-    """The other keys in lower case -> last value; keys of whole lines such as DownNodes included."""
+    """The other keys in lower case -> last value, also those of whole lines such as DownNodes."""
     files: tuple[SourceFile, ...]
 
 
@@ -182,11 +185,26 @@ def _refuse_twins(
 ) -> None:
     for (stem, digits), ranges in taken.items():
         ranges.sort()
-        for (_, end, before), (first, _, number) in zip(ranges, ranges[1:], strict=False):
+        for (_, end, before), (first, _, number) in itertools.pairwise(ranges):
             if first <= end:
                 name = f"{stem}{first:0{digits}d}" if digits else stem
                 line = conf.nodes[max(before, number)]
                 raise _error(line.path, line.line, f"node {clean(name)} is named twice")
+
+
+class _Words(dict[bytes, tuple[bytes, bytes]]):
+    """KEY=VALUE -> (key in lower case, value), each word taken apart once: most lines repeat most.
+
+    Raises ValueError for a word that is not a known key, `=` and a value without quotes.
+    """
+
+    def __missing__(self, word: bytes) -> tuple[bytes, bytes]:
+        key, _, value = word.partition(b"=")
+        key = key.lower()
+        if key not in _NODE_KEYS or not value or b'"' in value:
+            raise ValueError
+        self[word] = key, value
+        return key, value
 
 
 class _Reader:
@@ -204,7 +222,8 @@ class _Reader:
         self._default_partition: str | None = None
         self._nodesets: dict[str, NodeSet] = {}
         self._options: dict[bytes, bytes] = {}
-        self._features: dict[bytes, tuple[str, ...]] = {}
+        self._facts: dict[tuple[bytes | None, ...], _Facts] = {}
+        self._words = _Words()
         self._max_node_count: int | None = None
 
     def result(self) -> SlurmConf:
@@ -240,11 +259,13 @@ class _Reader:
             key = match[1].lower()
             value = match[3] if match[2] is None else match[2]
             if key == b"nodename":
-                self._node(path, line, value, _attributes(path, line, text[match.end() :]))
+                self._node(path, line, value, self._attributes(path, line, text[match.end() :]))
             elif key == b"partitionname":
-                self._partition(path, line, value, _attributes(path, line, text[match.end() :]))
+                self._partition(
+                    path, line, value, self._attributes(path, line, text[match.end() :])
+                )
             elif key == b"nodeset":
-                found = _attributes(path, line, text[match.end() :])
+                found = self._attributes(path, line, text[match.end() :])
                 nodeset = NodeSet(
                     _text(found.get(b"nodes", b"")), _text(found.get(b"feature", b""))
                 )
@@ -314,36 +335,37 @@ class _Reader:
             target = beside
         self.read(target, f"{clean(path)}:{line}: Include ")
 
+    def _attributes(self, path: str, line: int, text: bytes) -> dict[bytes, bytes]:
+        """Return the pairs in the rest of a line, keys in lower case; of equal keys the last."""
+        try:
+            return dict(map(self._words.__getitem__, text.split()))
+        except ValueError:  # blanks around `=`, quotes, an unknown key, or a mistake
+            pass
+        found: dict[bytes, bytes] = {}
+        position = 0
+        while match := _PAIR.match(text, position):
+            found[match[1].lower()] = match[3] if match[2] is None else match[2]
+            position = match.end()
+        rest = text[position:].strip()
+        if rest:
+            raise _error(path, line, f"not KEY=VALUE: {clean(_text(rest), 60)}")
+        return found
+
     def _node(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
         upper = value.upper()
         if upper == b"DEFAULT":
             self._node_default = {**self._node_default, **found}
+            self._facts.clear()
             return
         if not value or upper == b"ALL":
             raise _error(path, line, f"NodeName={clean(_text(value))} is not a node name")
-        if self._node_default:
-            feature = found.get(b"feature", found.get(b"features"))
-            found = {**self._node_default, **found}
-            if feature is not None:
-                found[b"feature"] = feature
-        written = found.get(b"feature", found.get(b"features", b""))
-        features = self._features.get(written)
-        if features is None:
-            listed = _text(written).split(",")
-            features = self._features[written] = tuple(dict.fromkeys(filter(None, listed)))
-        memory = found.get(b"realmemory")
-        weight = found.get(b"weight")
+        key = tuple(map(found.get, _NODE_FACTS))
+        facts = self._facts.get(key)
+        if facts is None:
+            facts = self._facts[key] = _node_facts(self._node_default, found)
+        features, state, weight, gres, memory = facts
         self._nodes.append(
-            NodeLine(
-                _text(value),
-                features,
-                _text(found.get(b"state", b"")),
-                1 if weight is None else _weight(weight),
-                _text(found.get(b"gres", b"")),
-                None if memory is None else _number(memory),
-                path,
-                line,
-            )
+            NodeLine(_text(value), features, state, weight, gres, memory, path, line)
         )
 
     def _partition(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
@@ -366,7 +388,7 @@ def _logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     Comments are cut off, continued lines put together and escapes resolved, in that order, as
     _get_next_line does. The text keeps its leading blanks.
     """
-    pending = b""
+    pending: list[bytes] = []
     start = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         if b"#" in line:
@@ -374,40 +396,35 @@ def _logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
         if b"\\" in line or pending:
             stripped = line.rstrip()
             if (len(stripped) - len(stripped.rstrip(b"\\"))) % 2:
-                pending += stripped[:-1]
+                pending.append(stripped[:-1])
                 start = start or number
                 continue
-            line = pending + line
-            pending = b""
+            line = b"".join(pending) + line
+            pending.clear()
             if b"\\" in line:
                 line = _ESCAPE.sub(rb"\1", line)
         if not line.isspace() and line:
             yield start or number, line
         start = 0
     if pending:
-        yield start, _ESCAPE.sub(rb"\1", pending)
+        yield start, _ESCAPE.sub(rb"\1", b"".join(pending))
 
 
-def _attributes(path: str, line: int, text: bytes) -> dict[bytes, bytes]:
-    """Return the pairs in the rest of a line, keys in lower case; the last of equal keys counts."""
-    words = text.split()
-    if b'"' not in text:  # the usual form, several times faster than the general one
-        try:
-            found = {k.lower(): v for k, v in [word.split(b"=", 1) for word in words]}
-        except ValueError:
-            pass
-        else:
-            if found.keys() <= _NODE_KEYS and b"" not in found.values():
-                return found
-    found = {}
-    position = 0
-    while match := _PAIR.match(text, position):
-        found[match[1].lower()] = match[3] if match[2] is None else match[2]
-        position = match.end()
-    rest = text[position:].strip()
-    if rest:
-        raise _error(path, line, f"not KEY=VALUE: {clean(_text(rest), 60)}")
-    return found
+def _node_facts(default: dict[bytes, bytes], found: dict[bytes, bytes]) -> _Facts:
+    """Return features, state, weight, gres and memory of a NodeName line."""
+    merged = {**default, **found}
+    features = found.get(b"feature", found.get(b"features"))
+    if features is None:
+        features = default.get(b"feature", default.get(b"features", b""))
+    memory = merged.get(b"realmemory")
+    weight = merged.get(b"weight")
+    return (
+        tuple(dict.fromkeys(filter(None, _text(features).split(",")))),
+        _text(merged.get(b"state", b"")),
+        1 if weight is None else _weight(weight),
+        _text(merged.get(b"gres", b"")),
+        None if memory is None else _number(memory),
+    )
 
 
 def _number(value: bytes) -> int | None:

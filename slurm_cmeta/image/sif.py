@@ -209,9 +209,10 @@ class Sif(Content):
         Labels of single apps (SCIF) are not the image's and are left out.
         """
         if self._labels is None:
-            self._labels = {}
+            found: dict[str, str] = {}
             for name in reversed(_LABEL_OBJECTS):
-                self._labels.update(self._labels_in(name))
+                found.update(self._labels_in(name))
+            self._labels = found
         return self._labels
 
     def deffile(self) -> str:

@@ -1,7 +1,9 @@
-"""Make a Debian root with Slurm, a compiler, Lua, Python and Apptainer in it, below the project's .build folder.
+"""Make a Debian root with Slurm, a compiler, Lua, Python and Apptainer in it, below the project's
+.build folder.
 
-The machine itself gets nothing installed: mmdebstrap, which makes the root, is fetched and unpacked into .build
-as well when the machine has none, and runs in namespaces of its own (see namespaces.py).
+The machine itself gets nothing installed: mmdebstrap, which makes the root, is fetched and unpacked
+into .build as well when the machine has none, and runs in namespaces of its own (see
+namespaces.py).
 """
 
 from __future__ import annotations
@@ -20,19 +22,21 @@ from pathlib import Path
 import namespaces
 from mirror import archive_line, host_sources
 from root_view import PROJECT
-from trouble import Trouble, say
+from trouble import ToolError, say
 
 SUITES = ("bookworm", "trixie", "sid")
 BUILD = PROJECT / ".build"
 TOOLS = Path(__file__).resolve().parent
 
 PROFILES = {
-    # What `make test` and `make demo` need; everything the tests start is named here, not found by luck.
+    # What `make test` and `make demo` need; everything the tests start is named here, not found by
+    # luck.
     "full": (
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check "
-        "python3 python3-venv python3-dev libffi-dev git ca-certificates procps iproute2 mount tzdata"
+        "python3 python3-venv python3-dev libffi-dev git ca-certificates "
+        "procps iproute2 mount tzdata"
     ),
     # Only a cluster: quicker to make, for the demonstration.
     "cluster": (
@@ -83,9 +87,11 @@ def root_of(suite: str) -> Path:
 
 
 def made_root(suite: str) -> Path:
-    """The finished root of a suite; Trouble when there is none yet."""
+    """The finished root of a suite; ToolError when there is none yet."""
     if not (BUILD / suite / "stamp").is_file() or not root_of(suite).is_dir():
-        raise Trouble(f"no {suite} root yet: make it with python3 tests/tools/root.py make --suite {suite}")
+        raise ToolError(
+            f"no {suite} root yet: make it with python3 tests/tools/root.py make --suite {suite}"
+        )
     return root_of(suite)
 
 
@@ -103,7 +109,7 @@ def recipe(suite: str, profile: str) -> str:
 def make(suite: str, profile: str = "full") -> Path:
     """Make the root unless it is there and up to date; its path. A half-made one is never used."""
     if os.geteuid() != 0:
-        raise Trouble("making a Debian root needs root: run this as root or with sudo")
+        raise ToolError("making a Debian root needs root: run this as root or with sudo")
     folder = BUILD / suite
     folder.mkdir(parents=True, exist_ok=True)
     root, stamp, half = folder / "root", folder / "stamp", folder / "root.half-made"
@@ -116,7 +122,10 @@ def make(suite: str, profile: str = "full") -> Path:
             stamp.unlink(missing_ok=True)
             for old in (half, root, folder / "tmp"):
                 _remove(old)
-            say(f"making a Debian {suite} root in {root} (about a minute; log: {folder / 'make.log'})")
+            say(
+                f"making a Debian {suite} root in {root} "
+                f"(about a minute; log: {folder / 'make.log'})"
+            )
             begun = time.monotonic()
             _bootstrap(suite, profile, line, half)
             half.rename(root)
@@ -132,8 +141,17 @@ def _bootstrap(suite: str, profile: str, line: str, target: Path) -> None:
     scratch.mkdir()
     # sid's Release file is past its date on mirrors that lag, and in frozen copies of a mirror.
     options = ['APT::Sandbox::User "root"', 'Acquire::Languages "none"', 'Acquire::Retries "2"']
-    options += ['Acquire::Check-Valid-Until "false"', 'Acquire::Check-Date "false"', *_network_options()]
-    command = [*_mmdebstrap(line, suite, folder), "--mode=root", "--variant=apt", "--format=directory"]
+    options += [
+        'Acquire::Check-Valid-Until "false"',
+        'Acquire::Check-Date "false"',
+        *_network_options(),
+    ]
+    command = [
+        *_mmdebstrap(line, suite, folder),
+        "--mode=root",
+        "--variant=apt",
+        "--format=directory",
+    ]
     command += [f"--aptopt={o}" for o in options]
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in UNREAD]
     command += [f"--include={','.join(packages(suite, profile))}", suite, str(target), line]
@@ -141,7 +159,13 @@ def _bootstrap(suite: str, profile: str, line: str, target: Path) -> None:
     for name in ("resolv.conf", "hosts", "hostname"):  # this machine's, copied by mmdebstrap
         (target / "etc" / name).unlink(missing_ok=True)
     run_inside = [sys.executable, str(TOOLS / "root.py"), "run", "--root", str(target), "--"]
-    _logged([*run_inside, "sh", "-c", USERS], folder / "make.log", scratch, "the users of the root", contained=False)
+    _logged(
+        [*run_inside, "sh", "-c", USERS],
+        folder / "make.log",
+        scratch,
+        "the users of the root",
+        contained=False,
+    )
     _remove(scratch)
 
 
@@ -152,12 +176,14 @@ def _add_apptainer(root: Path, folder: Path) -> None:
     begun = time.monotonic()
     try:
         line = archive_line("sid", host_sources(), os.environ)
-    except Trouble as trouble:
+    except ToolError as trouble:
         say(f"no Apptainer in this root, the tests that need it will skip: {trouble}")
         return
     command = [sys.executable, str(TOOLS / "root.py"), "run", "--root", str(root), "--"]
     command += ["env", f"APT_LINE={line}", "sh", str(TOOLS / "apptainer.sh"), str(APPTAINER_PREFIX)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     (folder / "apptainer.log").write_text(done.stdout + done.stderr)
     if done.returncode == 0:
         say(f"Apptainer {done.stdout.split()[-1]} added in {time.monotonic() - begun:.0f} s")
@@ -168,12 +194,17 @@ def _add_apptainer(root: Path, folder: Path) -> None:
 
 
 def _mmdebstrap(line: str, suite: str, folder: Path) -> list[str]:
-    """How to start mmdebstrap: the machine's own, or one unpacked into .build (it is a single Perl script)."""
+    """How to start mmdebstrap: the machine's own, or one unpacked into .build (it is a single
+    Perl script).
+    """
     if shutil.which("mmdebstrap"):
         return ["mmdebstrap"]
     for needed in ("perl", "apt-get", "dpkg"):
         if not shutil.which(needed):
-            raise Trouble(f"no {needed} on this machine: this needs Debian with git (which brings perl) installed")
+            raise ToolError(
+                f"no {needed} on this machine: "
+                "this needs Debian with git (which brings perl) installed"
+            )
     unpacked = folder / "mmdebstrap"
     script = unpacked / "usr/bin/mmdebstrap"
     if not script.is_file():
@@ -218,31 +249,68 @@ def _network_options() -> list[str]:
 
 
 def _logged(
-    command: Sequence[str], log: Path, scratch: Path, what: str, *, cwd: Path | None = None, contained: bool = True
+    command: Sequence[str],
+    log: Path,
+    scratch: Path,
+    what: str,
+    *,
+    cwd: Path | None = None,
+    contained: bool = True,
 ) -> None:
     """Run a step with its output in `log`, so that it and all its children end when we do."""
     if contained:
-        command = [sys.executable, str(TOOLS / "root.py"), "contain", "--view", str(scratch / "view"), "--", *command]
-    environ = os.environ | {"TMPDIR": str(scratch), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+        command = [
+            sys.executable,
+            str(TOOLS / "root.py"),
+            "contain",
+            "--view",
+            str(scratch / "view"),
+            "--",
+            *command,
+        ]
+    environ = os.environ | {
+        "TMPDIR": str(scratch),
+        "LC_ALL": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
     # mmdebstrap looks for its helper mmtarfilter in PATH.
     environ["PATH"] += f":{log.parent}/mmdebstrap/usr/bin"
     with log.open("a") as out:
         begun = out.tell()
         code = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ, cwd=cwd, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environ,
+            cwd=cwd,
+            check=False,
         ).returncode
     if code != 0:
         with log.open() as text:
             text.seek(begun)
-            raise Trouble(_explained(what, text.read().splitlines(), log))
+            raise ToolError(_explained(what, text.read().splitlines(), log))
 
 
 def _explained(what: str, lines: Sequence[str], log: Path) -> str:
-    failed = [row for row in lines if row.startswith(("E:", "Err:", "cmeta:")) or "rror" in row] or lines or [""]
+    failed = (
+        [row for row in lines if row.startswith(("E:", "Err:", "cmeta:")) or "rror" in row]
+        or lines
+        or [""]
+    )
     reason = failed[0].strip().removeprefix("cmeta: ")
-    network = ("Could not resolve", "Failed to fetch", "Temporary failure", "Could not connect", "Unable to connect")
+    network = (
+        "Could not resolve",
+        "Failed to fetch",
+        "Temporary failure",
+        "Could not connect",
+        "Unable to connect",
+    )
     if any(sign in row for row in lines for sign in network):
-        return f"cannot make {what}: the Debian mirror does not answer ({reason}): check the network or set MIRROR"
+        return (
+            f"cannot make {what}: the Debian mirror does not answer ({reason}): "
+            "check the network or set MIRROR"
+        )
     return f"cannot make {what}: {reason} (all of it in {log})"
 
 
@@ -264,7 +332,9 @@ def _remove(path: Path) -> None:
     for row in Path("/proc/self/mountinfo").read_text().splitlines():
         point = row.split()[4]
         if point == str(path) or point.startswith(prefix):
-            raise Trouble(f"something is mounted on {point}: unmount it before {path} can be made again")
+            raise ToolError(
+                f"something is mounted on {point}: unmount it before {path} can be made again"
+            )
     if path.exists():
         shutil.rmtree(path)
 
@@ -276,7 +346,9 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def contain(view: Path, argv: Sequence[str]) -> int:
-    """Run a command that sees this machine as it is, in namespaces of its own, so that it leaves nothing behind."""
+    """Run a command that sees this machine as it is, in namespaces of its own, so that it leaves
+    nothing behind.
+    """
     view.mkdir(parents=True, exist_ok=True)
     cwd = Path.cwd()
 

@@ -18,7 +18,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trouble import Trouble, say
+from trouble import ToolError, say
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
@@ -37,7 +37,9 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 WATCHED = (*FORWARDED, signal.SIGCHLD)
 
 OUR_FAULT = 125
-"""Exit status when the command could not even be tried; 126 and 127 mean what they mean in a shell."""
+"""Exit status when the command could not even be tried; 126 and 127 mean what they mean in a
+shell.
+"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,12 +51,16 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def mount(source: str | Path, target: Path, kind: str | None = None, flags: int = 0, data: str = "") -> None:
+def mount(
+    source: str | Path, target: Path, kind: str | None = None, flags: int = 0, data: str = ""
+) -> None:
     """mount(2); the error names both ends."""
     try:
         _call("mount", source, target, kind and kind.encode(), ctypes.c_ulong(flags), data)
     except OSError as error:
-        raise Trouble(f"cannot mount {source} on {target}: {os.strerror(error.errno or 0)}") from error
+        raise ToolError(
+            f"cannot mount {source} on {target}: {os.strerror(error.errno or 0)}"
+        ) from error
 
 
 def bind(source: Path, target: Path, *, read_only: bool = False, recursive: bool = True) -> None:
@@ -70,11 +76,15 @@ def bind(source: Path, target: Path, *, read_only: bool = False, recursive: bool
 
 
 def _to_true_root() -> None:
-    """Leave any chroot: joining the mount namespace we are already in resets root and cwd to its real root."""
+    """Leave any chroot: joining the mount namespace we are already in resets root and cwd to its
+    real root.
+    """
     try:
         handle = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     except OSError as error:
-        raise Trouble("/proc is not mounted here; mount it first: mount -t proc proc /proc") from error
+        raise ToolError(
+            "/proc is not mounted here; mount it first: mount -t proc proc /proc"
+        ) from error
     try:
         _call("setns", handle, CLONE_NEWNS)
     finally:
@@ -82,10 +92,11 @@ def _to_true_root() -> None:
 
 
 def own_mounts() -> None:
-    """Enter a new mount namespace from which nothing propagates back, also when we sit in a plain chroot.
+    """Enter a new mount namespace from which nothing propagates back, also when we sit in a plain
+    chroot.
 
-    In a chroot "/" need not be a mount point, so its propagation cannot be changed from inside: step out to
-    the true root, make the whole tree private there, and step back in.
+    In a chroot "/" need not be a mount point, so its propagation cannot be changed from inside:
+    step out to the true root, make the whole tree private there, and step back in.
     """
     cwd = os.getcwd()
     _call("unshare", CLONE_NEWNS)
@@ -118,17 +129,18 @@ def run_contained(
 ) -> int:
     """Run `argv` in new namespaces and give its exit status (128+N when signal N ended it).
 
-    `enter` runs as the first process of the new PID namespace, before the command: it makes the mounts. Modules
-    must be imported before, as the Python library may be out of sight once it has pivoted.
-    Call it from a process that does nothing else: it changes the signal mask and the PID namespace of its children.
+    `enter` runs as the first process of the new PID namespace, before the command: it makes the
+    mounts. Modules must be imported before, as the Python library may be out of sight once it has
+    pivoted. Call it from a process that does nothing else: it changes the signal mask and the PID
+    namespace of its children.
     """
     if os.geteuid() != 0:
-        raise Trouble("mounting file systems needs root: run this as root or with sudo")
+        raise ToolError("mounting file systems needs root: run this as root or with sudo")
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     try:
         _call("unshare", CLONE_NEWPID)
     except OSError as error:
-        raise Trouble(
+        raise ToolError(
             f"the kernel refuses a new PID namespace ({os.strerror(error.errno or 0)}): "
             "inside a container, start that container with --privileged or --cap-add SYS_ADMIN"
         ) from error
@@ -147,11 +159,19 @@ class User:
     """An account, read from the passwd and group files of the root that the command will see."""
 
     def __init__(self, root: Path, name: str) -> None:
-        entry = next((f for f in _colon_file(root / "etc/passwd") if f[0] == name and len(f) >= 7), None)
+        entry = next(
+            (f for f in _colon_file(root / "etc/passwd") if f[0] == name and len(f) >= 7), None
+        )
         if entry is None:
-            raise Trouble(f"no user {name} in {root}/etc/passwd: the test root has root, alice and bob")
+            raise ToolError(
+                f"no user {name} in {root}/etc/passwd: the test root has root, alice and bob"
+            )
         self.name, self.uid, self.gid, self.home = name, int(entry[2]), int(entry[3]), entry[5]
-        groups = [int(f[2]) for f in _colon_file(root / "etc/group") if len(f) >= 4 and name in f[3].split(",")]
+        groups = [
+            int(f[2])
+            for f in _colon_file(root / "etc/group")
+            if len(f) >= 4 and name in f[3].split(",")
+        ]
         self.groups = sorted({self.gid, *groups})
 
     def become(self) -> None:
@@ -165,7 +185,11 @@ def _colon_file(path: Path) -> list[list[str]]:
 
 
 def _first_process(
-    launcher_alive: int, enter: Callable[[], None], argv: Sequence[str], env: Mapping[str, str], user: User | None
+    launcher_alive: int,
+    enter: Callable[[], None],
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    user: User | None,
 ) -> int:
     try:
         _call("prctl", PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
@@ -178,14 +202,17 @@ def _first_process(
         if command == 0:
             _become_command(argv, env, user)
         return _wait_for(command)
-    except (Trouble, OSError) as error:
+    except (ToolError, OSError) as error:
         say(_refusal(error) if isinstance(error, OSError) else str(error))
         return OUR_FAULT
 
 
 def _refusal(error: OSError) -> str:
     if error.errno == errno.EPERM:
-        return f"the kernel refuses what a private root needs ({error}): inside a container, start it with --privileged"
+        return (
+            f"the kernel refuses what a private root needs ({error}): "
+            "inside a container, start it with --privileged"
+        )
     return f"cannot enter the private root: {error}"
 
 
@@ -196,14 +223,15 @@ def _become_command(argv: Sequence[str], env: Mapping[str, str], user: User | No
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         if user:
             user.become()
-        os.execvpe(argv[0], list(argv), dict(env))
+        os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - the purpose
     except OSError as error:
         say(f"cannot run {argv[0]}: {os.strerror(error.errno or 0)}")
         os._exit(127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126)
 
 
 def _wait_for(process: int) -> int:
-    """Reap children and pass signals on until `process` has ended; its exit status, 128+N for signal N.
+    """Reap children and pass signals on until `process` has ended; its exit status, 128+N for
+    signal N.
 
     A signal from the terminal has already gone to the whole foreground group, the command included:
     only those that were sent to us alone are passed on.

@@ -3,11 +3,13 @@
     python3 tests/tools/root.py make [--suite bookworm|trixie|sid] [--profile NAME]
     python3 tests/tools/root.py run [--suite S] [--bind DIR]... [--user NAME] [--] CMD ARGS...
 
-A command runs with its own processes and mounts: when it ends, or when this launcher ends in whatever way,
-every process inside is gone. The project folder is at the same path inside, writable; so is each --bind.
-The exit status is the command's; 128+N when signal N ended it; 125 when it could not be started at all.
+A command runs with its own processes and mounts: when it ends, or when this launcher ends in
+whatever way, every process inside is gone. The project folder is at the same path inside, writable;
+so is each --bind. The exit status is the command's; 128+N when signal N ended it; 125 when it could
+not be started at all.
 
-From Python: `command(argv, ...)` gives the argument list to start with subprocess, `run(argv, ...)` runs it.
+From Python: `command(argv, ...)` gives the argument list to start with subprocess, `run(argv, ...)`
+runs it.
 """
 
 from __future__ import annotations
@@ -22,12 +24,22 @@ from pathlib import Path
 import debian_root
 import namespaces
 import root_view
-from trouble import Trouble, say
+from trouble import ToolError, say
 
 
-def command(argv: Sequence[str], *, suite: str | None = None, user: str = "root", binds: Sequence[Path] = ()) -> list[str]:
-    """The argument list that runs `argv` inside the root of `suite` (default: this machine's own suite)."""
-    launcher = [sys.executable, str(Path(__file__).resolve()), "run", "--suite", suite or debian_root.default_suite()]
+def command(
+    argv: Sequence[str], *, suite: str | None = None, user: str = "root", binds: Sequence[Path] = ()
+) -> list[str]:
+    """The argument list that runs `argv` inside the root of `suite` (default: this machine's own
+    suite).
+    """
+    launcher = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "run",
+        "--suite",
+        suite or debian_root.default_suite(),
+    ]
     for place in binds:
         launcher += ["--bind", str(place)]
     return [*launcher, "--user", user, "--", *argv]
@@ -43,7 +55,9 @@ def run(
     timeout: float | None = None,
     check: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `argv` inside the root of `suite` and give its output, as subprocess.run does; times in seconds."""
+    """Run `argv` inside the root of `suite` and give its output, as subprocess.run does; times in
+    seconds.
+    """
     return subprocess.run(
         command(argv, suite=suite, user=user, binds=binds),
         input=input,
@@ -57,7 +71,9 @@ def run(
 def _run_here(root: Path, user_name: str, binds: Sequence[Path], argv: Sequence[str]) -> int:
     user = namespaces.User(root, user_name)
     enter = root_view.entrance(root, user, binds, os.environ)
-    return namespaces.run_contained(enter, argv, root_view.clean_environment(os.environ, user), user)
+    return namespaces.run_contained(
+        enter, argv, root_view.clean_environment(os.environ, user), user
+    )
 
 
 def _arguments() -> argparse.Namespace:
@@ -74,7 +90,9 @@ def _arguments() -> argparse.Namespace:
     inside.add_argument("--root", type=Path, help="another root than the suite's")
     inside.add_argument("--bind", type=Path, action="append", default=[], metavar="DIR")
     inside.add_argument("--user", default="root", metavar="NAME")
-    contain = actions.add_parser("contain", help="run a command of this machine so that it leaves nothing behind")
+    contain = actions.add_parser(
+        "contain", help="run a command of this machine so that it leaves nothing behind"
+    )
     contain.add_argument("--view", type=Path, required=True, help="an empty folder to work with")
     for action in (inside, contain):
         action.add_argument("argv", nargs=argparse.REMAINDER, metavar="CMD")
@@ -97,7 +115,7 @@ def main() -> int:
             return debian_root.contain(arguments.view, arguments.argv)
         root = arguments.root or debian_root.made_root(arguments.suite)
         return _run_here(root, arguments.user, arguments.bind, arguments.argv)
-    except Trouble as trouble:
+    except ToolError as trouble:
         say(str(trouble))
         return namespaces.OUR_FAULT
     except KeyboardInterrupt:

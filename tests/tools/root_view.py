@@ -1,7 +1,8 @@
 """What a command inside a test root sees: mounts, working directory, environment.
 
-Everything of the machine that a test needs comes in at run time, at the path it has outside: the project
-folder, pip's configuration and package directories, certificates, name resolution. Nothing is baked in.
+Everything of the machine that a test needs comes in at run time, at the path it has outside: the
+project folder, pip's configuration and package directories, certificates, name resolution. Nothing
+is baked in.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import namespaces
 from namespaces import User
-from trouble import Trouble
+from trouble import ToolError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +23,9 @@ KEPT_VARIABLES = re.compile(
     r"TERM|CI|CASES|PYTEST_ADDOPTS|CMETA_TEST_\w+|PIP_\w+|\w*_CERTS?(_\w+)?|\w*_CA_\w+|\w*_CAINFO"
     r"|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY"
 )
-"""Names of the variables that pass into the root, whole; PATH, HOME, USER, LOGNAME and LANG are set anew."""
+"""Names of the variables that pass into the root, whole; PATH, HOME, USER, LOGNAME and LANG are
+set anew.
+"""
 
 CERTIFICATES = (
     Path("/etc/ssl/certs"),
@@ -35,7 +38,13 @@ PIP_CONFIGURATION = (Path("/etc/pip.conf"), Path("/etc/xdg/pip"))
 def clean_environment(environ: Mapping[str, str], user: User) -> dict[str, str]:
     """The small environment that a command inside starts with."""
     kept = {name: value for name, value in environ.items() if KEPT_VARIABLES.fullmatch(name)}
-    own = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8"}
+    own = {
+        "PATH": PATH,
+        "HOME": user.home,
+        "USER": user.name,
+        "LOGNAME": user.name,
+        "LANG": "C.UTF-8",
+    }
     return kept | own
 
 
@@ -68,7 +77,8 @@ def read_only_binds(environ: Mapping[str, str], user: User) -> list[tuple[Path, 
     texts += [
         value
         for name, value in environ.items()
-        if KEPT_VARIABLES.fullmatch(name) and (name.startswith("PIP_") or "_CA" in name or "CERT" in name)
+        if KEPT_VARIABLES.fullmatch(name)
+        and (name.startswith("PIP_") or "_CA" in name or "CERT" in name)
     ]
     covered = [source for source, _ in pairs]
     for place in local_package_places(texts):
@@ -84,13 +94,19 @@ def _pip_files(place: Path) -> list[Path]:
     return sorted(place.glob("*")) if place.name in ("pip", ".pip") else []
 
 
-def entrance(root: Path, user: User, binds: Sequence[Path], environ: Mapping[str, str]) -> Callable[[], None]:
-    """What the first process of the namespace does before the command: mount everything, then pivot."""
+def entrance(
+    root: Path, user: User, binds: Sequence[Path], environ: Mapping[str, str]
+) -> Callable[[], None]:
+    """What the first process of the namespace does before the command: mount everything, then
+    pivot.
+    """
     cwd = Path.cwd()
     writable = [PROJECT, *binds]
     for place in writable:
         if not place.is_absolute() or place == Path("/") or not place.exists():
-            raise Trouble(f"cannot bring {place} into the root: name an existing folder by its absolute path")
+            raise ToolError(
+                f"cannot bring {place} into the root: name an existing folder by its absolute path"
+            )
     read_only = read_only_binds(environ, user)
     start = cwd if _is_below(cwd, writable) else PROJECT
 
@@ -109,14 +125,15 @@ def entrance(root: Path, user: User, binds: Sequence[Path], environ: Mapping[str
         for place, mode in (("dev/shm", "1777"), ("tmp", "1777"), ("run", "755")):
             namespaces.mount("tmpfs", root / place, "tmpfs", guarded, f"mode={mode}")
         for name in ("resolv.conf", "hosts"):
-            # Through symbolic links: resolv.conf often leads into /run, which is another one inside.
+            # Through symbolic links: resolv.conf often leads into /run, which is another one
+            # inside.
             source = Path("/etc", name).resolve()
             if source.is_file():
                 namespaces.bind(source, root / "etc" / name, read_only=True)
-        for source, target in read_only:
-            namespaces.bind(source, inside(target), read_only=True)
-        for place in writable:
-            namespaces.bind(place, inside(place), recursive=place != PROJECT)
+        for outside, target in read_only:
+            namespaces.bind(outside, inside(target), read_only=True)
+        for folder in writable:
+            namespaces.bind(folder, inside(folder), recursive=folder != PROJECT)
         namespaces.pivot(root)
         os.chdir(start)
 
@@ -124,7 +141,8 @@ def entrance(root: Path, user: User, binds: Sequence[Path], environ: Mapping[str
 
 
 def _bind_sys(target: Path) -> None:
-    # In a plain chroot nobody has mounted /sys; an empty one hides the machine's processors from Slurm.
+    # In a plain chroot nobody has mounted /sys; an empty one hides the machine's processors from
+    # Slurm.
     if any(Path("/sys").iterdir()):
         namespaces.bind(Path("/sys"), target)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-class Trouble(Exception):
+class ToolError(Exception):
     """What went wrong, why, and the way out, in plain words; never a programming error."""
 
 

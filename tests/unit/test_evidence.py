@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,21 @@ def test_cpu_of_another_architecture(tmp_path: Path) -> None:
     ]
 
 
-def test_one_fact_for_a_target_and_the_hard_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backwards", [False, True])
+def test_one_fact_for_a_target_and_the_hard_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backwards: bool
+) -> None:
+    rules = vocabulary.load("labels")["labels"]
+    ordered = rules[::-1] if backwards else rules
+    monkeypatch.setattr(vocabulary, "load", wrapped(vocabulary.load, "labels", {"labels": ordered}))
     read = labelled(tmp_path, {WISH: "zen3", "cpu.target": "znver3", HARD[0]: "zen3"})
     cpu = [fact for fact in read.facts if fact.key == "cpu"]
-    assert cpu == [Fact("cpu", "zen3", f"label {HARD[0]}", DECLARED, False)]
+    source = "label cpu.target" if backwards else f"label {HARD[0]}"
+    assert cpu == [Fact("cpu", "zen3", source, DECLARED, False)]
+
+
+def wrapped(load: Callable[[str], Any], name: str, answer: Any) -> Callable[[str], Any]:
+    return lambda asked: answer if asked == name else load(asked)
 
 
 def test_targets_that_imply_each_other(tmp_path: Path) -> None:

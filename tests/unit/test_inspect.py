@@ -195,6 +195,10 @@ def test_nothing_is_printed_raw(cmeta: Any, tmp_path: Path) -> None:
     check(result.json())
 
 
+def test_every_cell_of_a_table_is_cleaned() -> None:
+    assert inspect._table([("a\x1b", "b\n"), ("c", "")]) == ["  a\\x1b  b\\n", "  c"]
+
+
 def test_path_that_is_not_utf_8(cmeta: Any, tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.sif")
     with open(path, "wb") as file:

@@ -314,8 +314,9 @@ def test_file_that_becomes_shorter(tmp_path: Path) -> None:
     path.write_bytes(build(partition(data=bytes(200_000)), metadata({"a": "b"})))
     with open_image(str(path)) as image:
         os.truncate(path, 100_000)
-        with pytest.raises(ImageError, match="became shorter"):
-            image.labels()
+        for _ in range(2):
+            with pytest.raises(ImageError, match="became shorter"):
+                image.labels()
 
 
 def test_closes_its_file(tmp_path: Path) -> None:

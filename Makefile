@@ -1,0 +1,67 @@
+# slurm-cmeta
+#
+#   make demo      show it on a throw-away Slurm cluster on this machine
+#   make test      all checks and tests, those on real clusters included (SUITE=bookworm|trixie)
+#   make matrix    the tests on real clusters of Slurm 22.05, 24.11 and 26.05
+#   make install   install it here (PREFIX=/usr/local PLUGINDIR=... DESTDIR=...)
+#   make clean     remove what demo and test have made
+#
+# demo and test need root, git, make and python3, and Debian 12 or 13. Everything else lies in a
+# Debian root below .build/, made at the first run; nothing outside this folder is changed.
+
+SUITE   ?=
+PREFIX  ?= /usr/local
+DESTDIR ?=
+PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
+ARGS    ?=
+
+ROOT_TOOL = python3 tests/tools/root.py
+ONE       = $(if $(SUITE),--suite $(SUITE))
+LIBDIR    = $(PREFIX)/lib/slurm-cmeta
+COMMANDS  = cmeta:main cmeta-decide:decide
+
+.PHONY: all demo test matrix lint check install clean
+all:
+	@sed -n 's/^#   //p' Makefile
+
+demo:
+	@$(ROOT_TOOL) make $(ONE)
+	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/demo.py
+
+# All checks in the root of one release, and the tests on a real cluster in that of another: between
+# them they have a Slurm without and one with an oci.conf that takes SIF files.
+test:
+	@$(ROOT_TOOL) make $(ONE)
+	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py lint unit slurm $(ARGS)
+	@python3 tests/tools/matrix.py --but-first $(ONE) bookworm trixie
+
+# The tests on a real cluster, on Slurm 22.05, 24.11 and 26.05.
+matrix:
+	@python3 tests/tools/matrix.py bookworm trixie sid
+
+lint:
+	@$(ROOT_TOOL) make $(ONE)
+	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py lint
+
+# What `make test` runs inside the root: for a machine that has all that the tests use.
+check:
+	@python3 tests/tools/check.py lint unit slurm $(ARGS)
+
+# The package is pure Python: it is copied and compiled, without pip and without a network. It runs on
+# the system's Python in isolated mode; PyYAML (python3-yaml) is needed only where there is a cmeta.yaml.
+install:
+	install -d $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/slurm-cmeta
+	rm -rf $(DESTDIR)$(LIBDIR)/slurm_cmeta
+	cp -R slurm_cmeta $(DESTDIR)$(LIBDIR)/
+	find $(DESTDIR)$(LIBDIR) -name __pycache__ -prune -exec rm -rf {} +
+	$(PYTHON) -m compileall -q -s '$(DESTDIR)' -p / $(DESTDIR)$(LIBDIR)
+	for name in $(COMMANDS); do \
+	  printf '#!%s -I\nimport sys\nsys.path.insert(0, "%s")\nfrom slurm_cmeta.cli.%s import main\nsys.exit(main())\n' \
+	    "$$($(PYTHON) -c 'import sys; print(sys.executable)')" '$(LIBDIR)' "$${name#*:}" > '$(DESTDIR)$(PREFIX)/bin/'"$${name%:*}"; \
+	  chmod 755 '$(DESTDIR)$(PREFIX)/bin/'"$${name%:*}"; \
+	done
+	install -m 644 lua/cmeta.lua $(DESTDIR)$(PREFIX)/share/slurm-cmeta/
+	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
+
+clean:
+	rm -rf .build .demo spank/build

@@ -1,0 +1,122 @@
+"""Build small real SIF images for the tests and the demonstration.
+
+With Apptainer where there is one, else with mksquashfs and siftool. Each holds a static busybox and
+the file /etc/image with the image's name; runs inside the root of root.py, or where busybox-static,
+squashfs-tools and siftool are installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+BUSYBOX = {
+    "amd64": (Path("/opt/busybox/amd64/busybox"), Path("/bin/busybox"), Path("/usr/bin/busybox")),
+    "arm64": (Path("/opt/busybox/arm64/busybox"),),
+}
+"""Where a static busybox of each architecture may lie; see busybox.sh."""
+
+APPLETS = (
+    "sh ash cat chmod cp date echo env false grep hostname id kill ls mkdir mount nproc od printf "
+    "ps pwd readlink rm sed seq sleep stat test touch tr trap true uname wc yes"
+).split()
+
+SIF_CODES = {"386": 1, "amd64": 2, "arm": 3, "arm64": 4, "ppc64": 5, "ppc64le": 6, "s390x": 11, "riscv64": 12}
+"""siftool's --partarch numbers (pkg/sif/arch.go)."""
+
+
+class CannotBuild(Exception):
+    """A program that building needs is missing, or failed; the message says which."""
+
+
+def have_apptainer() -> bool:
+    """Tell whether a real Apptainer is here."""
+    return shutil.which("apptainer") is not None
+
+
+def build(
+    path: Path,
+    architecture: str = "amd64",
+    labels: Mapping[str, str] | None = None,
+    *,
+    apptainer: bool | None = None,
+) -> Path:
+    """Build a SIF for an architecture (OCI's spelling) with these labels; return its path.
+
+    `apptainer` chooses the builder; by default Apptainer where it is installed and a busybox of
+    that architecture is here: Apptainer takes the architecture from the ELF files in the image.
+    """
+    busybox = next((p for p in BUSYBOX.get(architecture, ()) if p.is_file()), None)
+    if apptainer is None:
+        apptainer = have_apptainer() and busybox is not None
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name) / "tree"
+        _fill(tree, path.name, busybox)
+        if apptainer:
+            _with_apptainer(path, tree, labels or {}, Path(name), architecture)
+        else:
+            _with_siftool(path, tree, labels or {}, Path(name), architecture)
+    path.chmod(0o644)
+    return path
+
+
+def _fill(tree: Path, name: str, busybox: Path | None) -> None:
+    for directory in ("bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "var/tmp", "usr/bin"):
+        (tree / directory).mkdir(parents=True)
+    tree.chmod(0o755)
+    (tree / "etc/image").write_text(f"{name}\n")
+    (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (tree / "etc/group").write_text("root:x:0:\n")
+    (tree / "etc/hosts").touch()
+    (tree / "etc/resolv.conf").touch()
+    if busybox is None:
+        return
+    shutil.copy(busybox, tree / "bin/busybox")
+    (tree / "bin/busybox").chmod(0o755)
+    for applet in APPLETS:
+        (tree / "bin" / applet).symlink_to("busybox")
+
+
+def _run(*command: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise CannotBuild(f"{command[0]} is not installed") from None
+    if done.returncode:
+        raise CannotBuild(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def _with_apptainer(
+    path: Path, tree: Path, labels: Mapping[str, str], work: Path, architecture: str
+) -> None:
+    definition = work / "image.def"
+    lines = ["Bootstrap: localimage", f"From: {tree}"]
+    if labels:
+        lines += ["", "%labels"] + [f"    {key} {value}" for key, value in labels.items()]
+    definition.write_text("\n".join(lines) + "\n")
+    _run("apptainer", "--quiet", "build", "--force", "--arch", architecture, str(path), str(definition))
+
+
+def _with_siftool(
+    path: Path, tree: Path, labels: Mapping[str, str], work: Path, architecture: str
+) -> None:
+    squashfs, metadata = work / "root.squashfs", work / "inspect-metadata.json"
+    _run("mksquashfs", str(tree), str(squashfs), "-quiet", "-no-progress", "-all-root")
+    attributes = {"labels": dict(labels)} if labels else {}
+    metadata.write_text(json.dumps({"data": {"attributes": attributes}, "type": "container"}))
+    path.unlink(missing_ok=True)
+    _run("siftool", "new", str(path))
+    _run(
+        *("siftool", "add", "--datatype", "6", "--groupid", "1"),
+        *("--filename", "inspect-metadata.json", str(path), str(metadata)),
+    )
+    _run(
+        *("siftool", "add", "--datatype", "4", "--groupid", "1", "--parttype", "2", "--partfs", "1"),
+        *("--partarch", str(SIF_CODES[architecture]), str(path), str(squashfs)),
+    )
+    os.utime(path)
