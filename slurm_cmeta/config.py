@@ -124,8 +124,11 @@ def load(path: str | None, slurm_conf: str | None = None) -> Config:
 
 
 def _parse(text: bytes, path: str) -> dict[str, str]:
-    import yaml
-
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        reason = "reading it needs PyYAML (Debian: python3-yaml, RHEL: python3-pyyaml)"
+        raise ConfigError(f"{clean(path)}: {reason}") from None
     try:
         document = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

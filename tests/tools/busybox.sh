@@ -30,5 +30,8 @@ for architecture in "$@"; do
   private_apt update
   (cd "$private" && private_apt download busybox-static)
   dpkg -x "$private"/busybox-static_*.deb "$private/unpacked"
-  install -D -m 755 "$(find "$private/unpacked" -name busybox -type f)" "$directory/$architecture/busybox"
+  for program in "$private"/unpacked/bin/busybox "$private"/unpacked/usr/bin/busybox; do
+    [ ! -f "$program" ] || install -D -m 755 "$program" "$directory/$architecture/busybox"
+  done
+  [ -x "$directory/$architecture/busybox" ]
 done

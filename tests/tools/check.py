@@ -37,15 +37,16 @@ def environment() -> Path:
     start = time.monotonic()
     shutil.rmtree(place, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    import tomllib  # Python 3.11; the package itself runs on 3.10
+
+    # Only what the project depends on: the tests take the package itself from the checkout.
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    wanted_packages = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     install = [f"{place}/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*install, f"{PROJECT}[test]"], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([*install, *wanted_packages], stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr)
         raise SystemExit("cmeta: error: pip could not install the tests' tools; is PyPI reachable?")
-    # The tests take the package from the checkout; only its dependencies are wanted here.
-    subprocess.run(
-        [f"{place}/bin/pip", "uninstall", "--quiet", "--yes", "slurm-cmeta"], check=True
-    )
     stamp.write_text(wanted)
     say(f"installed in {time.monotonic() - start:.0f} s")
     return place / "bin"

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import namespaces
 from mirror import archive_line, host_sources
@@ -35,14 +36,14 @@ PROFILES = {
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check "
-        "python3 python3-venv python3-dev libffi-dev git ca-certificates "
+        "python3 python3-yaml python3-venv python3-dev libffi-dev git ca-certificates "
         "procps iproute2 mount tzdata"
     ),
     # Only a cluster: quicker to make, for the demonstration.
     "cluster": (
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make patchelf squashfs-tools siftool uidmap "
-        "python3 python3-venv ca-certificates procps mount tzdata"
+        "python3 python3-yaml python3-venv ca-certificates procps mount tzdata"
     ),
 }
 MISSING = {"sid": frozenset({"lua5.2"}), "trixie": frozenset({"lua5.2"})}
@@ -51,8 +52,39 @@ MISSING = {"sid": frozenset({"lua5.2"}), "trixie": frozenset({"lua5.2"})}
 UNREAD = ("doc", "man", "info", "locale", "lintian", "bug")
 """Folders of /usr/share that no test reads."""
 
-APPTAINER_PREFIX = Path("/opt/apptainer")
-"""Where Apptainer lies inside the root."""
+
+class Extra(NamedTuple):
+    """Something that a script of ours puts into the root, where the mirror has it."""
+
+    name: str
+    script: str
+    prefix: Path
+    """Where it lies inside the root."""
+    arguments: tuple[str, ...]
+    proof: Path
+    """A file that is there when all of it is."""
+    suite: str | None
+    """The suite it comes from; None: the root's own."""
+
+
+EXTRAS = (
+    Extra(
+        "Apptainer",
+        "apptainer.sh",
+        Path("/opt/apptainer"),
+        (),
+        Path("/opt/apptainer/bin/apptainer"),
+        "sid",
+    ),
+    Extra(
+        "busybox for the test images",
+        "busybox.sh",
+        Path("/opt/busybox"),
+        ("amd64", "arm64"),
+        Path("/opt/busybox/arm64/busybox"),
+        None,
+    ),
+)
 
 USERS = """
 set -e
@@ -102,7 +134,10 @@ def packages(suite: str, profile: str) -> list[str]:
 
 def recipe(suite: str, profile: str) -> str:
     """A hash of everything that decides what is in the root: it is made again when this changes."""
-    script = (TOOLS / "debian_root.py").read_bytes() + (TOOLS / "apptainer.sh").read_bytes()
+    script = b"".join(
+        (TOOLS / name).read_bytes()
+        for name in ("debian_root.py", *(extra.script for extra in EXTRAS))
+    )
     return hashlib.sha256(repr((suite, profile)).encode() + script).hexdigest()
 
 
@@ -131,7 +166,8 @@ def make(suite: str, profile: str = "full") -> Path:
             half.rename(root)
             _write_whole(stamp, wanted)
             say(f"{suite} root made in {time.monotonic() - begun:.0f} s")
-        _add_apptainer(root, folder)
+        for extra in EXTRAS:
+            _add_extra(root, folder, extra, suite)
     return root
 
 
@@ -169,28 +205,29 @@ def _bootstrap(suite: str, profile: str, line: str, target: Path) -> None:
     _remove(scratch)
 
 
-def _add_apptainer(root: Path, folder: Path) -> None:
-    """Apptainer is not in every mirror, and no test may fail for want of it: say so and go on."""
-    if (root / APPTAINER_PREFIX.relative_to("/") / "bin/apptainer").is_file():
+def _add_extra(root: Path, folder: Path, extra: Extra, suite: str) -> None:
+    """Not every mirror has these, and no test may fail for want of one: say so and go on."""
+    if (root / extra.proof.relative_to("/")).is_file():
         return
     begun = time.monotonic()
     try:
-        line = archive_line("sid", host_sources(), os.environ)
+        line = archive_line(extra.suite or suite, host_sources(), os.environ)
     except ToolError as trouble:
-        say(f"no Apptainer in this root, the tests that need it will skip: {trouble}")
+        say(f"no {extra.name} in this root, the tests that need it will skip: {trouble}")
         return
     command = [sys.executable, str(TOOLS / "root.py"), "run", "--root", str(root), "--"]
-    command += ["env", f"APT_LINE={line}", "sh", str(TOOLS / "apptainer.sh"), str(APPTAINER_PREFIX)]
+    command += ["env", f"APT_LINE={line}", "sh", str(TOOLS / extra.script)]
+    command += [str(extra.prefix), *extra.arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
-    (folder / "apptainer.log").write_text(done.stdout + done.stderr)
+    (folder / f"{extra.script}.log").write_text(done.stdout + done.stderr)
     if done.returncode == 0:
-        say(f"Apptainer {done.stdout.split()[-1]} added in {time.monotonic() - begun:.0f} s")
+        say(f"{extra.name} added in {time.monotonic() - begun:.0f} s")
         return
-    _remove(root / APPTAINER_PREFIX.relative_to("/"))
+    _remove(root / extra.prefix.relative_to("/"))
     why = next(iter(reversed(done.stderr.strip().splitlines())), "no reason given")
-    say(f"no Apptainer in this root, the tests that need it will skip: {why}")
+    say(f"no {extra.name} in this root, the tests that need it will skip: {why}")
 
 
 def _mmdebstrap(line: str, suite: str, folder: Path) -> list[str]:

@@ -22,15 +22,25 @@ BUSYBOX = {
 """Where a static busybox of each architecture may lie; see busybox.sh."""
 
 APPLETS = (
-    "sh ash cat chmod cp date echo env false grep hostname id kill ls mkdir mount nproc od printf "
-    "ps pwd readlink rm sed seq sleep stat test touch tr trap true uname wc yes"
-).split()
+    *("cat", "chmod", "cp", "echo", "env", "false", "grep", "hostname", "id", "kill", "ls"),
+    *("mkdir", "nproc", "printenv", "printf", "ps", "pwd", "readlink", "sed", "seq", "sh"),
+    *("sleep", "stat", "test", "touch", "tr", "true", "uname", "wc", "yes"),
+)
 
-SIF_CODES = {"386": 1, "amd64": 2, "arm": 3, "arm64": 4, "ppc64": 5, "ppc64le": 6, "s390x": 11, "riscv64": 12}
+SIF_CODES = {
+    "386": 1,
+    "amd64": 2,
+    "arm": 3,
+    "arm64": 4,
+    "ppc64": 5,
+    "ppc64le": 6,
+    "s390x": 11,
+    "riscv64": 12,
+}
 """siftool's --partarch numbers (pkg/sif/arch.go)."""
 
 
-class CannotBuild(Exception):
+class CannotBuildError(Exception):
     """A program that building needs is missing, or failed; the message says which."""
 
 
@@ -66,7 +76,18 @@ def build(
 
 
 def _fill(tree: Path, name: str, busybox: Path | None) -> None:
-    for directory in ("bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "var/tmp", "usr/bin"):
+    for directory in (
+        "bin",
+        "dev",
+        "etc",
+        "home",
+        "proc",
+        "root",
+        "sys",
+        "tmp",
+        "var/tmp",
+        "usr/bin",
+    ):
         (tree / directory).mkdir(parents=True)
     tree.chmod(0o755)
     (tree / "etc/image").write_text(f"{name}\n")
@@ -86,9 +107,9 @@ def _run(*command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise CannotBuild(f"{command[0]} is not installed") from None
+        raise CannotBuildError(f"{command[0]} is not installed") from None
     if done.returncode:
-        raise CannotBuild(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise CannotBuildError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def _with_apptainer(
@@ -99,7 +120,16 @@ def _with_apptainer(
     if labels:
         lines += ["", "%labels"] + [f"    {key} {value}" for key, value in labels.items()]
     definition.write_text("\n".join(lines) + "\n")
-    _run("apptainer", "--quiet", "build", "--force", "--arch", architecture, str(path), str(definition))
+    _run(
+        "apptainer",
+        "--quiet",
+        "build",
+        "--force",
+        "--arch",
+        architecture,
+        str(path),
+        str(definition),
+    )
 
 
 def _with_siftool(
@@ -116,7 +146,18 @@ def _with_siftool(
         *("--filename", "inspect-metadata.json", str(path), str(metadata)),
     )
     _run(
-        *("siftool", "add", "--datatype", "4", "--groupid", "1", "--parttype", "2", "--partfs", "1"),
+        *(
+            "siftool",
+            "add",
+            "--datatype",
+            "4",
+            "--groupid",
+            "1",
+            "--parttype",
+            "2",
+            "--partfs",
+            "1",
+        ),
         *("--partarch", str(SIF_CODES[architecture]), str(path), str(squashfs)),
     )
     os.utime(path)

@@ -1,4 +1,4 @@
-"""lua/cmeta.lua in every Lua from 5.1 to 5.4, without slurmctld; tests/slurm has it in the real one."""
+"""lua/cmeta.lua in every Lua from 5.1 to 5.4; tests/slurm has it in a real slurmctld."""
 
 from __future__ import annotations
 

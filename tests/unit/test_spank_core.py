@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -441,10 +442,16 @@ def test_closed_standard_streams_do_no_harm(core: Any, tmp_path: Path) -> None:
     subprocess.run(
         ["make", "-sC", str(ROOT / "spank"), f"OUT={library}", "core"], check=True, text=True
     )
-    import sys
 
     done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), f"{library}/libcmeta_core.so", program],
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(Path(__file__).parent),
+            f"{library}/libcmeta_core.so",
+            program,
+        ],
         capture_output=True,
         text=True,
         cwd=ROOT,

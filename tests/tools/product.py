@@ -1,0 +1,61 @@
+"""The product as an administrator installs it, for tests and the demonstration."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from trouble import ToolError
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+NODES = {
+    "old1": "x86_64,x86_64_v2,ivybridge",
+    "mid[1-2]": "x86_64,x86_64_v2,x86_64_v3,zen3",
+    "top1": "x86_64,x86_64_v2,x86_64_v3,x86_64_v4,zen4,bigmem",
+    "ice1": "x86_64,x86_64_v2,x86_64_v3,x86_64_v4,icelake",
+    "arm1": "aarch64,neoverse_v1,bigmem",
+}
+"""A mixed cluster: two architectures, four CPU generations. The features are make-believe: all
+nodes are this machine."""
+
+
+class Product(NamedTuple):
+    """An installed slurm-cmeta."""
+
+    prefix: Path
+
+    @property
+    def plugin(self) -> Path:
+        """The SPANK plugin."""
+        return self.prefix / "plugins/cmeta_spank.so"
+
+    @property
+    def matcher(self) -> Path:
+        """The program that decides."""
+        return self.prefix / "bin/cmeta-decide"
+
+    def plugstack_line(self, *arguments: str) -> str:
+        """Return the line for plugstack.conf."""
+        return " ".join(["optional", str(self.plugin), *arguments])
+
+    def job_submit(self) -> str:
+        """Return job_submit.lua, as shipped but for the place of the module."""
+        text = (PROJECT / "lua/job_submit.lua").read_text()
+        return text.replace("/usr/local/share/slurm-cmeta", str(self.prefix / "share/slurm-cmeta"))
+
+
+def install(prefix: Path) -> Product:
+    """Run `make install` into `prefix`. Raises ToolError with make's words when it fails."""
+    done = subprocess.run(
+        [
+            *("make", "--no-print-directory", "-C", str(PROJECT), "install"),
+            *(f"PREFIX={prefix}", f"PLUGINDIR={prefix}/plugins", f"OUT={prefix}/build"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise ToolError(f"make install failed: {done.stderr.strip()}")
+    return Product(prefix)
