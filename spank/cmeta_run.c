@@ -64,21 +64,23 @@ static char *runtime_option(size_t number)
 	return value;
 }
 
-/* runtime exec [options] [--bind directory] image program [arguments], or NULL without memory. The
+/* runtime --quiet exec [options] [--bind directory] image program [arguments], or NULL without memory. The
  * strings are taken from the environment as they are; nothing is parsed or quoted. */
 static char **make_command(char *runtime, char *image, int argc, char *argv[])
 {
 	char *program = getenv(CMETA_RUN_PROGRAM), *bind = getenv(CMETA_RUN_BIND);
-	static char exec_word[] = "exec", bind_word[] = "--bind";
+	/* Quiet, or "INFO: Converting SIF file" and the like would stand in the job's output. */
+	static char quiet_word[] = "--quiet", exec_word[] = "exec", bind_word[] = "--bind";
 	size_t count = 0, options = 0;
 	char **command;
 
 	while (runtime_option(options))
 		options++;
-	command = calloc(options + (size_t)argc + 7, sizeof(*command));
+	command = calloc(options + (size_t)argc + 8, sizeof(*command));
 	if (!command)
 		return NULL;
 	command[count++] = runtime;
+	command[count++] = quiet_word;
 	command[count++] = exec_word;
 	for (size_t i = 0; i < options; i++)
 		command[count++] = runtime_option(i);

@@ -5,6 +5,7 @@
 #define CMETA_HANDOVER_H
 
 #define CMETA_HANDOVER_IMAGE "CMETA_IMAGE"           /* absolute path: the node runs the task in it */
+#define CMETA_HANDOVER_MULTI_PROG "CMETA_MULTI_PROG" /* "1": a step of srun --multi-prog */
 #define CMETA_HANDOVER_VERDICT "CMETA_VERDICT"       /* match, mismatch, unknown; fault, off */
 #define CMETA_HANDOVER_CONSTRAINT "CMETA_CONSTRAINT" /* the whole expression */
 #define CMETA_HANDOVER_PREFER "CMETA_PREFER"         /* the whole expression */

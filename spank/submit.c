@@ -32,8 +32,8 @@ static const char *find_slurm_conf(const struct cmeta_settings *settings)
 static void forget_handover(spank_t spank)
 {
 	static const char *const names[] = {
-		CMETA_HANDOVER_IMAGE, CMETA_HANDOVER_VERDICT, CMETA_HANDOVER_CONSTRAINT,
-		CMETA_HANDOVER_PREFER, CMETA_HANDOVER_EXCLUDE,
+		CMETA_HANDOVER_IMAGE, CMETA_HANDOVER_MULTI_PROG, CMETA_HANDOVER_VERDICT,
+		CMETA_HANDOVER_CONSTRAINT, CMETA_HANDOVER_PREFER, CMETA_HANDOVER_EXCLUDE,
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
@@ -50,6 +50,26 @@ static void hand_over(spank_t spank, const char *name, const char *value)
 {
 	if (value)
 		spank_job_control_setenv(spank, name, value, 1);
+}
+
+/* For the node: sbatch puts what is handed over into the job's environment, srun and salloc do not. */
+static void hand_to_node(spank_t spank, const char *name, const char *value)
+{
+	char *on_node = cmeta_format(CMETA_HANDOVER_ON_NODE "%s", name);
+
+	hand_over(spank, name, value);
+	if (on_node)
+		setenv(on_node, value, 1);
+	free(on_node);
+}
+
+static bool is_multi_prog(void)
+{
+	char *value = cmeta_client_get("multi-prog");
+	bool set = value && !strcmp(value, "set");
+
+	free(value);
+	return set;
 }
 
 /* Slurm takes the path as it is and resolves it nowhere; what the user means is the file seen from
@@ -171,7 +191,9 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 		say_settings_error(settings);
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
 	} else if ((image = make_absolute(container))) {
-		hand_over(spank, CMETA_HANDOVER_IMAGE, image);
+		hand_to_node(spank, CMETA_HANDOVER_IMAGE, image);
+		if (is_multi_prog())
+			hand_to_node(spank, CMETA_HANDOVER_MULTI_PROG, "1");
 		if (!is_step())
 			decide(spank, settings, mode, image);
 	}

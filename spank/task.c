@@ -70,7 +70,8 @@ static bool slurm_runs_containers(const struct cmeta_settings *settings)
 
 /* Put program before the task's arguments. Since 23.11 Slurm has a function for it; before, the
  * arguments' array is Slurm's and cannot grow, so the program takes the first one's place and finds
- * the original in its environment. */
+ * the original in its environment. The tasks of --multi-prog have arrays of their own, which only
+ * the function reaches. */
 static bool start_with(spank_t spank, char *program)
 {
 	spank_err_t (*prepend)(spank_t, int, const char **) = NULL;
@@ -82,6 +83,11 @@ static bool start_with(spank_t spank, char *program)
 	if (symbol) {
 		memcpy(&prepend, &symbol, sizeof(symbol));
 		return prepend(spank, 1, arguments) == ESPANK_SUCCESS;
+	}
+	if (task_variable(spank, CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_MULTI_PROG)) {
+		cmeta_say("error: Slurm before 23.11 cannot run --multi-prog inside an image; "
+			  "use several steps, or --cmeta=off");
+		end_task(127);
 	}
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 || !argv)
 		return false;

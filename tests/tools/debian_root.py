@@ -147,28 +147,50 @@ def make(suite: str, profile: str = "full") -> Path:
         raise ToolError("making a Debian root needs root: run this as root or with sudo")
     folder = BUILD / suite
     folder.mkdir(parents=True, exist_ok=True)
-    root, stamp, half = folder / "root", folder / "stamp", folder / "root.half-made"
-    wanted = recipe(suite, profile)
-    with _alone(folder / "lock"):
-        line = archive_line(suite, host_sources(), os.environ)
-        if stamp.is_file() and stamp.read_text() == wanted and root.is_dir():
-            say(f"the {suite} root is there and up to date: {root}")
-        else:
-            stamp.unlink(missing_ok=True)
-            for old in (half, root, folder / "tmp"):
-                _remove(old)
-            say(
-                f"making a Debian {suite} root in {root} "
-                f"(about a minute; log: {folder / 'make.log'})"
-            )
-            begun = time.monotonic()
-            _bootstrap(suite, profile, line, half)
-            half.rename(root)
-            _write_whole(stamp, wanted)
-            say(f"{suite} root made in {time.monotonic() - begun:.0f} s")
+    with _locked(suite, fcntl.LOCK_SH):
+        if _is_current(suite, profile) and all(_has(suite, extra) for extra in EXTRAS):
+            say(f"the {suite} root is there and up to date: {root_of(suite)}")
+            return root_of(suite)
+    with _locked(suite, fcntl.LOCK_EX):
+        if not _is_current(suite, profile):
+            _make_anew(suite, profile)
         for extra in EXTRAS:
-            _add_extra(root, folder, extra, suite)
-    return root
+            if not _has(suite, extra):
+                _add_extra(root_of(suite), folder, extra, suite)
+    return root_of(suite)
+
+
+@contextlib.contextmanager
+def in_use(suite: str) -> Iterator[Path]:
+    """The finished root of a suite, which nobody makes anew meanwhile; ToolError if none is."""
+    made_root(suite)
+    with _locked(suite, fcntl.LOCK_SH):
+        yield made_root(suite)
+
+
+def _is_current(suite: str, profile: str) -> bool:
+    stamp = BUILD / suite / "stamp"
+    known = stamp.read_text() if stamp.is_file() else ""
+    return known == recipe(suite, profile) and root_of(suite).is_dir()
+
+
+def _has(suite: str, extra: Extra) -> bool:
+    return (root_of(suite) / extra.proof.relative_to("/")).is_file()
+
+
+def _make_anew(suite: str, profile: str) -> None:
+    folder, root = BUILD / suite, root_of(suite)
+    half = folder / "root.half-made"
+    line = archive_line(suite, host_sources(), os.environ)
+    (folder / "stamp").unlink(missing_ok=True)
+    for old in (half, root, folder / "tmp"):
+        _remove(old)
+    say(f"making a Debian {suite} root in {root} (about a minute; log: {folder / 'make.log'})")
+    begun = time.monotonic()
+    _bootstrap(suite, profile, line, half)
+    half.rename(root)
+    _write_whole(folder / "stamp", recipe(suite, profile))
+    say(f"{suite} root made in {time.monotonic() - begun:.0f} s")
 
 
 def _bootstrap(suite: str, profile: str, line: str, target: Path) -> None:
@@ -194,7 +216,7 @@ def _bootstrap(suite: str, profile: str, line: str, target: Path) -> None:
     _logged(command, folder / "make.log", scratch, f"the {suite} root")
     for name in ("resolv.conf", "hosts", "hostname"):  # this machine's, copied by mmdebstrap
         (target / "etc" / name).unlink(missing_ok=True)
-    run_inside = [sys.executable, str(TOOLS / "root.py"), "run", "--root", str(target), "--"]
+    run_inside = [*_launcher("run"), "--root", str(target), "--"]
     _logged(
         [*run_inside, "sh", "-c", USERS],
         folder / "make.log",
@@ -207,19 +229,22 @@ def _bootstrap(suite: str, profile: str, line: str, target: Path) -> None:
 
 def _add_extra(root: Path, folder: Path, extra: Extra, suite: str) -> None:
     """Not every mirror has these, and no test may fail for want of one: say so and go on."""
-    if (root / extra.proof.relative_to("/")).is_file():
-        return
     begun = time.monotonic()
     try:
         line = archive_line(extra.suite or suite, host_sources(), os.environ)
     except ToolError as trouble:
         say(f"no {extra.name} in this root, the tests that need it will skip: {trouble}")
         return
-    command = [sys.executable, str(TOOLS / "root.py"), "run", "--root", str(root), "--"]
+    command = [*_launcher("run"), "--root", str(root), "--"]
     command += ["env", f"APT_LINE={line}", "sh", str(TOOLS / extra.script)]
     command += [str(extra.prefix), *extra.arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        close_fds=False,
     )
     (folder / f"{extra.script}.log").write_text(done.stdout + done.stderr)
     if done.returncode == 0:
@@ -228,6 +253,11 @@ def _add_extra(root: Path, folder: Path, extra: Extra, suite: str) -> None:
     _remove(root / extra.prefix.relative_to("/"))
     why = next(iter(reversed(done.stderr.strip().splitlines())), "no reason given")
     say(f"no {extra.name} in this root, the tests that need it will skip: {why}")
+
+
+def _launcher(action: str) -> list[str]:
+    """How to start root.py for a step of ours, so that the step ends when we are killed."""
+    return [sys.executable, str(TOOLS / "root.py"), action, "--die-with-parent"]
 
 
 def _mmdebstrap(line: str, suite: str, folder: Path) -> list[str]:
@@ -296,15 +326,7 @@ def _logged(
 ) -> None:
     """Run a step with its output in `log`, so that it and all its children end when we do."""
     if contained:
-        command = [
-            sys.executable,
-            str(TOOLS / "root.py"),
-            "contain",
-            "--view",
-            str(scratch / "view"),
-            "--",
-            *command,
-        ]
+        command = [*_launcher("contain"), "--view", str(scratch / "view"), "--", *command]
     environ = os.environ | {
         "TMPDIR": str(scratch),
         "LC_ALL": "C.UTF-8",
@@ -322,6 +344,7 @@ def _logged(
             env=environ,
             cwd=cwd,
             check=False,
+            close_fds=False,
         ).returncode
     if code != 0:
         with log.open() as text:
@@ -352,14 +375,17 @@ def _explained(what: str, lines: Sequence[str], log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One maker at a time; a second one waits, and then finds the work done."""
-    with lock.open("w") as handle:
+def _locked(suite: str, kind: int) -> Iterator[None]:
+    """Many commands may run in a root at a time, but only alone may it be made anew."""
+    path = BUILD / suite / "lock"
+    with path.open("a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process is making this root, waiting for it ({lock})")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            say(f"another process is using or making the {suite} root: waiting ({path})")
+            fcntl.flock(handle, kind)
+        # The steps of making inherit the lock: it is held until the last of them has ended.
+        os.set_inheritable(handle.fileno(), kind == fcntl.LOCK_EX)
         yield
 
 

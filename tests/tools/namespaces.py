@@ -124,6 +124,14 @@ def pivot(new_root: Path) -> None:
     os.chdir("/")
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends."""
+    parent = os.getppid()
+    _call("prctl", PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(OUR_FAULT)
+
+
 def run_contained(
     enter: Callable[[], None], argv: Sequence[str], env: Mapping[str, str], user: User | None = None
 ) -> int:

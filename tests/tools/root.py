@@ -95,6 +95,7 @@ def _arguments() -> argparse.Namespace:
     )
     contain.add_argument("--view", type=Path, required=True, help="an empty folder to work with")
     for action in (inside, contain):
+        action.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
         action.add_argument("argv", nargs=argparse.REMAINDER, metavar="CMD")
     arguments = parser.parse_args()
     if arguments.action != "make":
@@ -111,12 +112,19 @@ def main() -> int:
         if arguments.action == "make":
             debian_root.make(arguments.suite, arguments.profile)
             return 0
+        if arguments.die_with_parent:
+            namespaces.die_with_parent()
         if arguments.action == "contain":
             return debian_root.contain(arguments.view, arguments.argv)
-        root = arguments.root or debian_root.made_root(arguments.suite)
-        return _run_here(root, arguments.user, arguments.bind, arguments.argv)
+        if arguments.root:
+            return _run_here(arguments.root, arguments.user, arguments.bind, arguments.argv)
+        with debian_root.in_use(arguments.suite) as root:
+            return _run_here(root, arguments.user, arguments.bind, arguments.argv)
     except ToolError as trouble:
         say(str(trouble))
+        return namespaces.OUR_FAULT
+    except OSError as error:
+        say(f"cannot {arguments.action}: {error}")
         return namespaces.OUR_FAULT
     except KeyboardInterrupt:
         say("interrupted; a half-made root is thrown away next time")
