@@ -121,6 +121,7 @@ class Cluster:
         self.nodes = list(nodes)
         self._plugstack = list(plugstack)
         self._job_submit = job_submit
+        self._job_submit_time = 0
         self._conf = list(conf)
         self._oci_conf = oci_conf
         self._env = dict(env or {})
@@ -298,8 +299,13 @@ class Cluster:
         """Replace job_submit.lua. slurmctld loads the plugin only when the cluster was started
         with one.
         """
+        if text == self._job_submit and self.layout.job_submit.exists():
+            return
         self._job_submit = text
         _write(self.layout.job_submit, text)
+        # slurmctld loads a script that is newer, by whole seconds, than the one it has.
+        self._job_submit_time = max(self._job_submit_time + 1, int(time.time()))
+        os.utime(self.layout.job_submit, (self._job_submit_time, self._job_submit_time))
 
     def set_slurm_conf_lines(self, lines: Sequence[str]) -> None:
         """Replace the lines given as `conf`; call reconfigure() for the daemons to read them."""

@@ -23,7 +23,7 @@ BUSYBOX = {
 
 APPLETS = (
     *("cat", "chmod", "cp", "echo", "env", "false", "grep", "hostname", "id", "kill", "ls"),
-    *("mkdir", "nproc", "printenv", "printf", "ps", "pwd", "readlink", "sed", "seq", "sh"),
+    *("mkdir", "nproc", "printf", "ps", "pwd", "readlink", "sed", "seq", "sh"),
     *("sleep", "stat", "test", "touch", "tr", "true", "uname", "wc", "yes"),
 )
 
