@@ -24,8 +24,11 @@ UNKNOWN = "unknown"
 ACCEPT = "accept"
 REJECT = "reject"
 
-MAX_CLASSES_SHOWN = 4
-"""Node classes that a refusal names; `--cmeta=explain` shows all."""
+MAX_GROUPS_SHOWN = 4
+"""Kinds of unfit nodes that a refusal names; `--cmeta=explain` shows every node class."""
+
+MAX_NODES_SHOWN = 60
+"""Characters of a list of nodes in a refusal."""
 
 
 class Wishes(NamedTuple):
@@ -208,10 +211,7 @@ def _no_node(
     total = sum(v.nodes.node_count for v in reachable)
     among = "the" if len(reachable) == len(verdicts) else "those"
     allowed = "" if len(reachable) == len(verdicts) else " that the constraint allows"
-    shown = [f"{clean(v.nodes.nodes)} {_has(v)}" for v in reachable[:MAX_CLASSES_SHOWN]]
-    if len(reachable) > MAX_CLASSES_SHOWN:
-        shown.append(f"and {len(reachable) - MAX_CLASSES_SHOWN} more node classes")
-    why = f"{needs}, but none of {among} {total} nodes{allowed} can run it: {'; '.join(shown)}"
+    why = f"{needs}, but none of {among} {total} nodes{allowed} can run it: {_unfit(reachable)}"
     if unlisted_nodes:
         return Decision(
             UNKNOWN, ACCEPT, classes=verdicts, messages=(f"warning: {why}; dynamic nodes may",)
@@ -261,10 +261,27 @@ def _needs(
     return ", ".join(f"{clean(r.value)} ({clean(r.source)})" for r in listed)
 
 
+def _unfit(verdicts: Sequence[ClassVerdict]) -> str:
+    """Return `n[1-4],m1 have x86_64; a1 has aarch64`: nodes grouped by what they have instead."""
+    groups: dict[str, list[ClassVerdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(_has(verdict), []).append(verdict)
+    shown = []
+    for has, members in list(groups.items())[:MAX_GROUPS_SHOWN]:
+        nodes = clean(",".join(v.nodes.nodes for v in members), MAX_NODES_SHOWN)
+        one = sum(v.nodes.node_count for v in members) == 1
+        if has:
+            shown.append(f"{nodes} {'has' if one else 'have'} {has}")
+        else:
+            shown.append(f"{nodes} {'publishes' if one else 'publish'} no such feature")
+    if len(groups) > MAX_GROUPS_SHOWN:
+        shown.append("and others")
+    return "; ".join(shown)
+
+
 def _has(verdict: ClassVerdict) -> str:
     failed = [r for r in verdict.reasons if r.verdict == match.MISMATCH and r.strength == HARD]
-    has = dict.fromkeys(clean(r.has) for r in failed if r.has)
-    return "has " + ", ".join(has) if has else "publishes no such feature"
+    return ", ".join(dict.fromkeys(clean(r.has) for r in failed if r.has))
 
 
 def _name(image: str) -> str:

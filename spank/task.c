@@ -170,8 +170,8 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 	}
 	if (!uname(&machine) && !cmeta_machine_runs(machine.machine, code)) {
 		cmeta_say("error: node %s is %s and cannot run %s, which is built for %s; "
-			  "submit it again with --constraint for such a node",
-			  node, machine.machine, image, cmeta_architecture_of(code));
+			  "submit it again with --exclude=%s, and tell the administrator",
+			  node, machine.machine, image, cmeta_architecture_of(code), node);
 		end_task(126);
 	}
 	if (!slurm_runs_containers(settings))

@@ -105,7 +105,7 @@ def test_a_constraint_that_leaves_no_fitting_node_is_refused() -> None:
     assert outcome(decision) == ("mismatch", "reject", None, None, None)
     assert decision.messages[0] == (
         "error: img.sif needs aarch64 (a test), but none of those 4 nodes that the constraint "
-        "allows can run it: new[1-3] has x86_64; top1 has x86_64"
+        "allows can run it: new[1-3],top1 have x86_64"
     )
 
 
@@ -130,8 +130,8 @@ def test_no_node_fits() -> None:
     decision = run(need("arch", "ppc64le"))
     assert outcome(decision) == ("mismatch", "reject", None, None, None)
     assert decision.messages == (
-        "error: img.sif needs ppc64le (a test), but none of the 8 nodes can run it: old[1-2] has "
-        "x86_64; new[1-3] has x86_64; top1 has x86_64; arm[1-2] has aarch64",
+        "error: img.sif needs ppc64le (a test), but none of the 8 nodes can run it: "
+        "old[1-2],new[1-3],top1 have x86_64; arm[1-2] have aarch64",
     )
 
 

@@ -152,7 +152,7 @@ def settings(core: Any, *arguments: str) -> dict[str, Any]:
     kept = [ffi.new("char[]", a.encode()) for a in arguments]
     read = ffi.new("struct cmeta_settings *")
     core.cmeta_settings_read(read, len(kept), ffi.new("char *[]", [*kept, ffi.NULL]))
-    options = []
+    options: list[str | None] = []
     while read.runtime_options[len(options)] != ffi.NULL:
         options.append(text(read.runtime_options[len(options)]))
     found = {
