@@ -32,7 +32,7 @@ static const char MAGIC[] = "SIF_MAGIC";
 static const struct {
 	const char *code, *machine, *also; /* also: a second machine that runs it, or may */
 } ARCHITECTURES[] = {
-	/* tests/unit/test_spank_core.py compares this with vocabulary/architectures.json */
+	/* tests/unit/test_spank_core.py compares this with slurm_cmeta/image/sif.py */
 	{"01", "i686", "x86_64"}, {"02", "x86_64", NULL}, {"03", "armv7l", "aarch64"},
 	{"04", "aarch64", NULL}, {"05", "ppc64", NULL}, {"06", "ppc64le", NULL},
 	{"07", "mips", NULL}, {"08", "mipsel", "mips"}, {"09", "mips64", NULL},

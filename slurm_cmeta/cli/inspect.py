@@ -7,17 +7,15 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from slurm_cmeta import evidence
+from slurm_cmeta import config
 from slurm_cmeta.errors import EXIT_OK, CmetaError
-from slurm_cmeta.image import open_image
-from slurm_cmeta.requirement import from_facts
+from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from slurm_cmeta.facts import Fact
-    from slurm_cmeta.requirement import Requirement
+    from slurm_cmeta.submission import ImageReport
 
 SCHEMA = "cmeta.image/1"
 
@@ -80,20 +78,21 @@ def run(args: argparse.Namespace) -> int:
     reports: list[dict[str, Any]] = []
     for path in paths:
         try:
-            report, facts, requirements = _inspect(path)
+            report = read_image(path, config.defaults())
         except CmetaError as problem:
-            _write(sys.stderr, f"cmeta: {problem}\n")
+            _write(sys.stderr, f"cmeta: error: {problem}\n")
             code = code or problem.exit_code
             continue
         if args.json:
-            reports.append(report)
+            reports.append(_as_json(report))
         else:
-            lines = _lines(report, facts, requirements)
-            _write(sys.stdout, "\n".join(lines) + "\n")
+            _write(sys.stdout, "\n".join(_lines(report)) + "\n")
             # Both streams may be one terminal: keep an image's warnings below its own lines.
             sys.stdout.flush()
-            prefix = f"cmeta: {clean(path, _MAX_PATH)}: " if len(paths) > 1 else "cmeta: "
-            for warning in report["warnings"]:
+            prefix = "cmeta: warning: "
+            if len(paths) > 1:
+                prefix += f"{clean(path, _MAX_PATH)}: "
+            for warning in report.warnings:
                 _write(sys.stderr, f"{prefix}{clean(warning, _MAX_PATH)}\n")
     if args.json and len(paths) > 1:
         _write(sys.stdout, json.dumps(reports, indent=2) + "\n")
@@ -102,29 +101,26 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _inspect(path: str) -> tuple[dict[str, Any], list[Fact], list[Requirement]]:
-    """Return the JSON object of design 4.2, and the facts and requirements in it."""
-    with open_image(path) as image:
-        facts = evidence.read(image)
-        requirements = from_facts(facts)
-        report = {
-            "schema": SCHEMA,
-            "path": path,
-            "format": image.format,
-            "facts": [{"key": f.key, "value": f.value, "source": f.source} for f in facts],
-            "requires": [requirement._asdict() for requirement in requirements],
-            "labels": image.labels(),
-            "warnings": list(image.warnings),
-        }
-    return report, facts, requirements
+def _as_json(report: ImageReport) -> dict[str, Any]:
+    """Return the object of docs/schema/cmeta.image-1.json."""
+    return {
+        "schema": SCHEMA,
+        "path": report.path,
+        "format": report.format,
+        "facts": [{"key": f.key, "value": f.value, "source": f.source} for f in report.facts],
+        "requires": [requirement._asdict() for requirement in report.requirements],
+        "labels": report.labels,
+        "warnings": report.warnings,
+    }
 
 
-def _lines(report: dict[str, Any], facts: list[Fact], requirements: list[Requirement]) -> list[str]:
-    lines = [clean(report["path"], _MAX_PATH)]
-    if requirements:
+def _lines(report: ImageReport) -> list[str]:
+    lines = [clean(report.path, _MAX_PATH)]
+    if report.requirements:
         rows = [("needs", "value", "strength", "evidence", "source")]
         rows += [
-            (r.key, f"{r.op} {r.value}", r.strength, r.evidence, r.source) for r in requirements
+            (r.key, f"{r.op} {r.value}", r.strength, r.evidence, r.source)
+            for r in report.requirements
         ]
         lines += _table(rows)
     else:
@@ -132,12 +128,14 @@ def _lines(report: dict[str, Any], facts: list[Fact], requirements: list[Require
     described = [("", "")]
     for key, title in _DESCRIBED:
         values = [
-            f"{f.value} ({f.source})" if key == "signed" else f.value for f in facts if f.key == key
+            f"{f.value} ({f.source})" if key == "signed" else f.value
+            for f in report.facts
+            if f.key == key
         ]
         described += [(title, value) for value in values[:_MAX_SHOWN]]
         if len(values) > _MAX_SHOWN:
             described.append((title, f"and {len(values) - _MAX_SHOWN} more"))
-    described.append(("labels", str(len(report["labels"]))))
+    described.append(("labels", str(len(report.labels))))
     return lines + _table(described)
 
 

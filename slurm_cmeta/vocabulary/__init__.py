@@ -53,12 +53,6 @@ def architecture(name: str) -> str | None:
     return None
 
 
-def sif_architecture(code: str) -> str | None:
-    """Return the family for a SIF architecture code (two ASCII digits), or None."""
-    found = load("architectures")["sif"].get(code)
-    return found if isinstance(found, str) else None
-
-
 def also_runs(node_family: str, image_family: str) -> bool | None:
     """Tell whether a node of one family runs images of another: True, False or None (unknown)."""
     if node_family == image_family:

@@ -136,7 +136,7 @@ def test_warnings_go_to_stderr(cmeta: Any, tmp_path: Path) -> None:
     result = cmeta(path)
     assert result.code == 0
     assert result.err == (
-        "cmeta: label cpu.target says native, which is no CPU known here: ignored\n"
+        "cmeta: warning: label cpu.target says native, which is no CPU known here: ignored\n"
     )
     assert "native" not in result.out
     result = cmeta("--json", path)
@@ -149,7 +149,7 @@ def test_failure(cmeta: Any, tmp_path: Path) -> None:
     for words in ([missing], ["--json", missing]):
         result = cmeta(*words)
         assert (result.code, result.out) == (3, "")
-        assert result.err == f"cmeta: {missing}: does not exist\n"
+        assert result.err == f"cmeta: error: {missing}: does not exist\n"
 
 
 def test_several_images(cmeta: Any, sif: Path, tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_several_images(cmeta: Any, sif: Path, tmp_path: Path) -> None:
     assert result.code == 3
     assert str(sif) in result.out
     assert str(odd) in result.out
-    assert f"cmeta: {tmp_path / 'no.sif'}: does not exist" in result.err
-    assert f"cmeta: {odd}: " in result.err
+    assert f"cmeta: error: {tmp_path / 'no.sif'}: does not exist" in result.err
+    assert f"cmeta: warning: {odd}: " in result.err
     documents = cmeta("--json", sif, tmp_path / "no.sif", odd).json()
     assert [document["path"] for document in documents] == [str(sif), str(odd)]
     for document in documents:
