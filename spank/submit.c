@@ -134,10 +134,28 @@ static void apply(spank_t spank, const struct cmeta_answer *answer)
 	hand_over(spank, CMETA_HANDOVER_EXCLUDE, answer->exclude);
 }
 
-static void say_messages(const struct cmeta_answer *answer)
+/* -Q: Slurm's clients then say nothing but warnings and errors, and so do we. */
+static bool is_quiet(void)
 {
+	char *value = cmeta_client_get("quiet");
+	bool quiet = value && atoi(value) > 0;
+
+	free(value);
+	return quiet;
+}
+
+static bool is_trouble(const char *message)
+{
+	return !strncmp(message, "warning: ", 9) || !strncmp(message, "error: ", 7);
+}
+
+static void say_messages(const struct cmeta_answer *answer, bool explained)
+{
+	bool all = explained || !is_quiet();
+
 	for (size_t i = 0; i < answer->message_count; i++)
-		cmeta_say("%s", answer->messages[i]);
+		if (all || is_trouble(answer->messages[i]))
+			cmeta_say("%s", answer->messages[i]);
 }
 
 static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
@@ -159,7 +177,7 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	bool refused = false;
 
 	if (cmeta_matcher_run(&request, &answer, &fault)) {
-		say_messages(&answer);
+		say_messages(&answer, request.explain);
 		refused = answer.reject;
 		if (!refused)
 			apply(spank, &answer);

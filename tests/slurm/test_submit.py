@@ -252,6 +252,13 @@ def test_explain_prints_every_reason(cluster: Cluster, arm: Path) -> None:
     assert "cmeta: old1 (1): mismatch: arch needs aarch64, has x86_64: mismatch" in said(done)
 
 
+def test_quiet_is_quiet(cluster: Cluster, arm: Path, place: Path) -> None:
+    done = sbatch(cluster, "--quiet", "--job-name=quiet", f"--container={arm}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cluster.run(["squeue", "-h", "--name=quiet", "-o", "%f"]).stdout.split() == ["aarch64"]
+    assert "warning" in sbatch(cluster, "--quiet", f"--container={place}/no.sif").stderr
+
+
 def test_another_word_is_refused_by_slurm(cluster: Cluster, arm: Path) -> None:
     done = sbatch(cluster, f"--container={arm}", "--cmeta=of")
     assert done.returncode != 0
