@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 HEAD = Row("IMAGE", "NEEDS (HOW THAT IS KNOWN)", "CONSTRAINT OF THE JOB", "NODE", "THE JOB PRINTED")
-WIDTHS = Row("12", "46", "24", "6", "44")
+WIDTHS = Row("12", "52", "24", "6", "42")
 
 
 def needs(product: Product, image: Path) -> str:
