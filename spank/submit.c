@@ -72,6 +72,12 @@ static bool is_multi_prog(void)
 	return set;
 }
 
+/* docker://..., oci://...: no file, and none of our business to rewrite. */
+static bool is_reference(const char *container)
+{
+	return strstr(container, "://") != NULL;
+}
+
 /* Slurm takes the path as it is and resolves it nowhere; what the user means is the file seen from
  * where the command is typed. Returns the absolute path on the heap, and makes it the job's. */
 static char *make_absolute(const char *container)
@@ -79,7 +85,7 @@ static char *make_absolute(const char *container)
 	char *directory, *path;
 	const char *exported;
 
-	if (container[0] == '/')
+	if (container[0] == '/' || is_reference(container))
 		return strdup(container);
 	if (!(directory = getcwd(NULL, 0)))
 		return NULL;
@@ -209,7 +215,8 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 		say_settings_error(settings);
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
 	} else if ((image = make_absolute(container))) {
-		hand_to_node(spank, CMETA_HANDOVER_IMAGE, image);
+		if (!is_reference(image))
+			hand_to_node(spank, CMETA_HANDOVER_IMAGE, image);
 		if (is_multi_prog())
 			hand_to_node(spank, CMETA_HANDOVER_MULTI_PROG, "1");
 		if (!is_step())

@@ -55,10 +55,11 @@ static void __attribute__((noreturn)) end_task(int status)
 	_exit(status);
 }
 
-/* Slurm starts the container itself when there is an oci.conf beside slurm.conf. */
-static bool slurm_runs_containers(const struct cmeta_settings *settings)
+/* Slurm starts the container itself when there is an oci.conf beside slurm.conf. slurmd exports the
+ * path of its slurm.conf to slurmstepd, whatever way it found it (slurmd.c, _read_config). */
+static bool slurm_runs_containers(void)
 {
-	const char *slurm_conf = settings->slurm_conf ? settings->slurm_conf : getenv("SLURM_CONF");
+	const char *slurm_conf = getenv("SLURM_CONF");
 	char *copy = strdup(slurm_conf ? slurm_conf : CMETA_DEFAULT_SLURM_CONF);
 	char *path = copy ? cmeta_format("%s/oci.conf", dirname(copy)) : NULL;
 	bool found = path && !access(path, F_OK);
@@ -174,6 +175,6 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 			  node, machine.machine, image, cmeta_architecture_of(code), node);
 		end_task(126);
 	}
-	if (!slurm_runs_containers(settings))
+	if (!slurm_runs_containers())
 		start_in_image(spank, settings, image, node);
 }

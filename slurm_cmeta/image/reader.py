@@ -61,7 +61,7 @@ class Reader:
             info = os.fstat(self._fd)
             _refuse_unless_regular(path, info.st_mode)
         except OSError as problem:
-            raise error(path, _why_not_open(problem)) from None
+            raise error(path, _why_not_open(path, problem)) from None
         except ValueError:
             raise error(path, "is no path: it holds a NUL or cannot be encoded") from None
         self.size = info.st_size
@@ -134,9 +134,9 @@ def _kind_of_directory(path: str) -> str:
     return "a directory"
 
 
-def _why_not_open(problem: OSError) -> str:
+def _why_not_open(path: str, problem: OSError) -> str:
     if isinstance(problem, FileNotFoundError):
-        return "does not exist"
+        return "is a reference, not a file" if "://" in path else "does not exist"
     return f"cannot be opened: {_strerror(problem)}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from conftest import ImageMaker
+from conftest import ImageMaker, needs_runtime
 from product import Product
 from test_submit import fields, sbatch
 
@@ -104,6 +104,25 @@ def test_a_job_switched_off_by_the_user_is_not_missing(cluster: Cluster, product
     cluster.set_job_submit(with_policy(product, "reject"))
     done = sbatch(cluster, "--container=/images/img.sif", "--cmeta=off")
     assert fields(cluster, done)["Features"] == "(null)"
+
+
+@needs_runtime
+def test_a_job_from_a_client_without_the_plugin_still_runs_in_its_image(
+    cluster: Cluster, make_image: ImageMaker, place: Path
+) -> None:
+    """The client's configuration has no plugin, the nodes' has."""
+    client = place / "client"
+    client.mkdir(mode=0o755, exist_ok=True)
+    for name in ("slurm.conf", "cgroup.conf"):
+        (client / name).write_text(cluster.conf_path.with_name(name).read_text())
+    options = ["--wait", "--constraint=x86_64", f"--output={client}/out"]
+    done = cluster.run(
+        ["sbatch", *options, f"--container={make_image('plain')}"],
+        env={"SLURM_CONF": f"{client}/slurm.conf"},
+        input="#!/bin/sh\ncat /etc/image\n",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (client / "out").read_text() == "plain.sif\n"
 
 
 def test_without_the_module_jobs_go_on(cluster: Cluster, product: Product, place: Path) -> None:

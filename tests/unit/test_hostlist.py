@@ -172,16 +172,8 @@ def test_any_text_is_a_list_or_a_cluster_error(text: str) -> None:
         assert str(error).isprintable()  # noqa: PT017  # the text is refused, in one line
 
 
-def test_ten_thousand_nodes_compress_fast() -> None:
-    names = [f"n{i:05d}" for i in range(10_000)]
-    best = min(_seconds(names) for _ in range(5))
-    assert best < 0.05  # some 6 ms on a quiet machine
-
-
-def _seconds(names: list[str]) -> float:
-    start = time.perf_counter()
-    assert hostlist.compress(names) == "n[00000-09999]"
-    return time.perf_counter() - start
+def test_ten_thousand_nodes_compress_to_one_range() -> None:
+    assert hostlist.compress([f"n{i:05d}" for i in range(10_000)]) == "n[00000-09999]"
 
 
 needs_scontrol = pytest.mark.skipif(
