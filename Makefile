@@ -18,6 +18,7 @@ ARGS    ?=
 ROOT_TOOL = python3 tests/tools/root.py
 ONE       = $(if $(SUITE),--suite $(SUITE))
 LIBDIR    = $(PREFIX)/lib/slurm-cmeta
+MANDIR    = $(PREFIX)/share/man
 COMMANDS  = cmeta:main cmeta-decide:decide
 
 .PHONY: all demo test matrix lint check install clean
@@ -61,6 +62,10 @@ install:
 	  chmod 755 '$(DESTDIR)$(PREFIX)/bin/'"$${name%:*}"; \
 	done
 	install -m 644 lua/cmeta.lua $(DESTDIR)$(PREFIX)/share/slurm-cmeta/
+	for section in 1 5 8; do \
+	  install -d $(DESTDIR)$(MANDIR)/man$$section; \
+	  install -m 644 docs/man/*.$$section $(DESTDIR)$(MANDIR)/man$$section/; \
+	done
 	$(MAKE) -C spank install PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)
 
 clean:

@@ -72,6 +72,7 @@ def test_installing_again_is_safe_and_destdir_is_kept_to(tmp_path: Path) -> None
         )
     found = {p.name for p in (tmp_path / "d").rglob("*") if p.is_file()}
     assert {"cmeta", "cmeta-decide", "cmeta-run", "cmeta_spank.so", "cmeta.lua"} <= found
+    assert {p.name for p in (PROJECT / "docs/man").iterdir()} <= found
     launcher = (tmp_path / "d/usr/bin/cmeta").read_text()
     assert '"/usr/lib/slurm-cmeta"' in launcher
     assert launcher.splitlines()[0].endswith(" -I")

@@ -67,6 +67,28 @@ def lint(tools: Path) -> list[list[str]]:
     return commands
 
 
+SANITIZE = "-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+
+def sanitized(tools: Path) -> list[str]:
+    """Return the command that runs the plugin's C core under gcc's sanitizers."""
+    libraries = [
+        subprocess.run(
+            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    return [
+        *("env", f"LD_PRELOAD={' '.join(libraries)}", "ASAN_OPTIONS=detect_leaks=0"),
+        *(
+            f"CMETA_TEST_CFLAGS={SANITIZE}",
+            f"{tools}/pytest",
+            "-q",
+            "tests/unit/test_spank_core.py",
+        ),
+    ]
+
+
 def main(arguments: list[str]) -> int:
     """Run the parts named in `arguments`, all of them by default; return 0 when all is well."""
     parts = [a for a in arguments if a in PARTS] or list(PARTS)
@@ -81,6 +103,8 @@ def main(arguments: list[str]) -> int:
         tests.append("tests/tools")
     if tests:
         commands.append([f"{tools}/pytest", "-q", "--durations=5", *tests, *extra])
+    if "unit" in parts and not extra and shutil.which("gcc"):
+        commands.append(sanitized(tools))
     for command in commands:
         say("running " + " ".join(command).replace(f"{tools}/", "").replace(f"{PROJECT}/", ""))
         code = subprocess.run(command).returncode

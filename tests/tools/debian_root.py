@@ -35,7 +35,7 @@ PROFILES = {
     "full": (
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
-        "lua5.1 lua5.2 lua5.3 lua5.4 lua-check "
+        "lua5.1 lua5.2 lua5.3 lua5.4 lua-check mandoc "
         "python3 python3-yaml python3-venv python3-dev libffi-dev git ca-certificates "
         "procps iproute2 mount tzdata"
     ),

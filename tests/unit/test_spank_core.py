@@ -58,8 +58,14 @@ ffi.cdef(DECLARATIONS)
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("core")
+    # check.py runs these tests a second time, with sanitizers.
+    flags = (
+        [f"CFLAGS={os.environ['CMETA_TEST_CFLAGS']}"] if "CMETA_TEST_CFLAGS" in os.environ else []
+    )
     built = subprocess.run(
-        ["make", "-C", str(ROOT / "spank"), f"OUT={out}", "core"], capture_output=True, text=True
+        ["make", "-C", str(ROOT / "spank"), f"OUT={out}", *flags, "core"],
+        capture_output=True,
+        text=True,
     )
     assert built.returncode == 0, built.stderr
     return ffi.dlopen(str(out / "libcmeta_core.so"))
