@@ -324,12 +324,13 @@ def test_the_guard_and_the_matcher_have_the_same_codes(core: Any) -> None:
 def run_matcher(
     core: Any, program: Path, deadline_ms: int = 2000, **request: str
 ) -> tuple[bool, dict[str, Any], str | None, float]:
-    kept = {k: ffi.new("char[]", v.encode()) for k, v in request.items()}
+    asked_for = {"matcher": str(program), "image": "/img.sif", **request}
+    kept = {k: ffi.new("char[]", v.encode()) for k, v in asked_for.items()}
     asked = ffi.new(
         "struct cmeta_request *",
         {
-            "matcher": (path := ffi.new("char[]", str(program).encode())),
-            "image": kept.get("image", ffi.new("char[]", b"/img.sif")),
+            "matcher": kept["matcher"],
+            "image": kept["image"],
             "constraint": kept.get("constraint", ffi.NULL),
             "prefer": kept.get("prefer", ffi.NULL),
             "deadline_ms": deadline_ms,
@@ -339,7 +340,6 @@ def run_matcher(
     start = time.monotonic()
     good = bool(core.cmeta_matcher_run(asked, answer, fault))
     spent = time.monotonic() - start
-    assert path is not None
     messages = [text(answer.messages[i]) for i in range(answer.message_count)]
     found = {"constraint": text(answer.constraint), "messages": messages}
     core.cmeta_answer_free(answer)
