@@ -11,6 +11,9 @@
 #define CMETA_HANDOVER_PREFER "CMETA_PREFER"         /* the whole expression */
 #define CMETA_HANDOVER_EXCLUDE "CMETA_EXCLUDE"       /* only the nodes that we exclude */
 
+/* In place of the image's path: an srun whose components have different images. */
+#define CMETA_SEVERAL_IMAGES "several"
+
 #define CMETA_HANDOVER_ON_NODE "SLURM_SPANK_"
 
 #endif

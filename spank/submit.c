@@ -202,25 +202,55 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	}
 }
 
+/* All components of one srun share srun's environment, and it takes one image to the nodes. Returns
+ * what the nodes are told: the image, NULL for none, or that there are several. */
+static const char *image_for_nodes(const char *image)
+{
+	static bool called;
+	static char *first;
+
+	if (spank_context() != S_CTX_LOCAL)
+		return image;
+	if (!called) {
+		called = true;
+		first = image ? strdup(image) : NULL;
+		return image;
+	}
+	return strcmp(first ? first : "", image ? image : "") ? CMETA_SEVERAL_IMAGES : image;
+}
+
+/* The image that the nodes run the task in; NULL when that is none of our business. */
+static void tell_nodes(spank_t spank, const char *image)
+{
+	const char *told = image_for_nodes(image && !is_reference(image) ? image : NULL);
+
+	if (!told)
+		return;
+	hand_to_node(spank, CMETA_HANDOVER_IMAGE, told);
+	if (is_multi_prog())
+		hand_to_node(spank, CMETA_HANDOVER_MULTI_PROG, "1");
+}
+
 void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode)
 {
 	char *container = NULL, *image = NULL;
+	bool wanted;
 
 	forget_handover(spank);
-	if (!cmeta_client_usable() || !(container = cmeta_client_get("container")))
+	if (!cmeta_client_usable())
 		return;
-	if (mode == CMETA_OFF) {
+	container = cmeta_client_get("container");
+	wanted = container && mode != CMETA_OFF && !settings->error;
+	if (wanted)
+		image = make_absolute(container);
+	tell_nodes(spank, image);
+	if (image && !is_step())
+		decide(spank, settings, mode, image);
+	else if (container && mode == CMETA_OFF)
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
-	} else if (settings->error) {
+	else if (container && settings->error) {
 		say_settings_error(settings);
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
-	} else if ((image = make_absolute(container))) {
-		if (!is_reference(image))
-			hand_to_node(spank, CMETA_HANDOVER_IMAGE, image);
-		if (is_multi_prog())
-			hand_to_node(spank, CMETA_HANDOVER_MULTI_PROG, "1");
-		if (!is_step())
-			decide(spank, settings, mode, image);
 	}
 	free(image);
 	free(container);

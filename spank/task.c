@@ -160,6 +160,13 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 	if (!image || !*image)
 		return;
 	node = node_name(spank, host, sizeof(host));
+	if (!strcmp(image, CMETA_SEVERAL_IMAGES)) {
+		if (slurm_runs_containers())
+			return;
+		cmeta_say("error: node %s: the components of one srun cannot run in different images; "
+			  "start one srun for each", node);
+		end_task(127);
+	}
 	switch (cmeta_image_look(image, code)) {
 	case CMETA_IMAGE_UNREADABLE:
 		cmeta_say("error: node %s cannot read the image %s: %s", node, image, strerror(errno));

@@ -161,6 +161,30 @@ def test_each_step_has_its_own_image(cluster: Cluster, plain: Path, make_image: 
     assert (state, output) == ("COMPLETED 0:0", "plain.sif\nother.sif\nhost\n")
 
 
+def test_components_of_one_srun_never_run_in_the_wrong_image(
+    cluster: Cluster, plain: Path, make_image: ImageMaker
+) -> None:
+    """srun has one environment for all of its components."""
+    other = make_image("other")
+    command = ["cat", "/etc/image"]
+    first = ["srun", f"--container={plain}", *command, ":"]
+    same = cluster.run([*first, f"--container={plain}", *command])
+    assert same.stdout.split() == ["plain.sif", "plain.sif"]
+    mixed = cluster.run([*first, f"--container={other}", *command])
+    assert mixed.stdout == ""
+    assert "the components of one srun cannot run in different images" in mixed.stderr
+    assert mixed.returncode == 127
+
+
+def test_a_heterogeneous_batch_job_starts_in_its_first_image(
+    cluster: Cluster, plain: Path, make_image: ImageMaker
+) -> None:
+    body = f"#!/bin/sh\n#SBATCH --container={plain}\n#SBATCH hetjob\n"
+    job = cluster.layout.work / "het"
+    job.write_text(f"{body}#SBATCH --container={make_image('other')}\ncat /etc/image\n")
+    assert finished(cluster, job) == ("COMPLETED 0:0", "plain.sif\n")
+
+
 def test_several_programs_in_one_step(cluster: Cluster, plain: Path) -> None:
     programs = cluster.layout.work / "programs.conf"
     programs.write_text("0 cat /etc/image\n1 readlink /bin/sh\n")
