@@ -27,7 +27,6 @@ examples:
   cmeta match img.sif                       against the nodes in slurm.conf
   cmeta match img.sif -C 'zen3|zen4'        with a constraint of the job's own
   cmeta match img.sif --live --json         against the running cluster, for a program
-  sbatch --constraint="$(cmeta match img.sif --json | jq -r .constraint)" job.sh
 
 exit status: 0 a node fits, 1 none does, 2 usage, 3 image cannot be read,
 4 cluster or configuration cannot be read
