@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -35,13 +36,16 @@ def _needs_slurm() -> None:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory that every user can reach."""
-    path = tmp_path_factory.mktemp("slurm")
-    for directory in (path, *path.parents):
-        if directory.stat().st_uid == os.geteuid() and directory != Path("/tmp"):  # noqa: S108
-            directory.chmod(0o755)
-    return path
+def place() -> Iterator[Path]:
+    """Return a directory that every user can reach, and that no runtime mounts by itself.
+
+    Apptainer shows /tmp and /var/tmp in every image: with the cluster there, nobody would notice
+    that the batch script in slurmd's spool directory is not made visible.
+    """
+    with tempfile.TemporaryDirectory(prefix="cmeta-", dir="/run") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture(scope="session")
