@@ -354,8 +354,7 @@ class Cluster:
         key = layout.munge / "key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
-        if self.version >= (22, 5):
-            _write(layout.conf.with_name("cgroup.conf"), self._cgroup_conf())
+        _write(layout.conf.with_name("cgroup.conf"), self._cgroup_conf())
         if self._oci_conf is not None:
             _write(layout.conf.with_name("oci.conf"), self._oci_conf)
         if self._job_submit is not None:
@@ -364,8 +363,10 @@ class Cluster:
         self._write_slurm_conf()
 
     def _cgroup_conf(self) -> str:
-        # Slurm 22.05 does not know the value; later releases look for cgroups unless told not to.
-        return "CgroupPlugin=disabled\n" if self.version >= (23, 11) else ""
+        # Left alone, slurmd looks for cgroups and ends where it finds none. 22.05 has no word for
+        # "none", but the first version's plugin touches nothing unless another plugin asks it to.
+        choice = "disabled" if self.version >= (23, 11) else "cgroup/v1"
+        return f"CgroupPlugin={choice}\n"
 
     def _write_slurm_conf(self) -> None:
         text = slurm_conf.render(

@@ -124,6 +124,12 @@ def pivot(new_root: Path) -> None:
     os.chdir("/")
 
 
+def need_root() -> None:
+    """ToolError unless we are root."""
+    if os.geteuid() != 0:
+        raise ToolError("mounting file systems needs root: run this as root or with sudo")
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when the one that started it ends."""
     parent = os.getppid()
@@ -142,8 +148,7 @@ def run_contained(
     pivoted. Call it from a process that does nothing else: it changes the signal mask and the PID
     namespace of its children.
     """
-    if os.geteuid() != 0:
-        raise ToolError("mounting file systems needs root: run this as root or with sudo")
+    need_root()
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     try:
         _call("unshare", CLONE_NEWPID)

@@ -112,6 +112,7 @@ def main() -> int:
         if arguments.action == "make":
             debian_root.make(arguments.suite, arguments.profile)
             return 0
+        namespaces.need_root()
         if arguments.die_with_parent:
             namespaces.die_with_parent()
         if arguments.action == "contain":

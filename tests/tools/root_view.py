@@ -119,8 +119,7 @@ def entrance(
         namespaces.mount(root, root, flags=namespaces.MS_BIND)
         namespaces.mount("proc", root / "proc", "proc")
         _bind_sys(root / "sys")
-        namespaces.bind(Path("/dev"), root / "dev")
-        (root / "dev/shm").mkdir(exist_ok=True)
+        _bring_dev(root / "dev")
         guarded = namespaces.MS_NOSUID | namespaces.MS_NODEV
         for place, mode in (("dev/shm", "1777"), ("tmp", "1777"), ("run", "755")):
             namespaces.mount("tmpfs", root / place, "tmpfs", guarded, f"mode={mode}")
@@ -138,6 +137,21 @@ def entrance(
         os.chdir(start)
 
     return enter
+
+
+def _bring_dev(target: Path) -> None:
+    # A plain chroot has a handful of device files and no terminals; Apptainer wants both, and what
+    # it makes in a bound /dev would stay there. So take the kernel's own where it may be had.
+    if Path("/dev/pts").is_mount():
+        namespaces.bind(Path("/dev"), target)
+    else:
+        try:
+            namespaces.mount("devtmpfs", target, "devtmpfs")
+        except ToolError:
+            namespaces.bind(Path("/dev"), target)
+        (target / "pts").mkdir(exist_ok=True)
+        namespaces.mount("devpts", target / "pts", "devpts", data="newinstance,ptmxmode=0666")
+    (target / "shm").mkdir(exist_ok=True)
 
 
 def _bind_sys(target: Path) -> None:
