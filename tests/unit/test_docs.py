@@ -9,83 +9,262 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import sif_files
 
-from slurm_cmeta import __version__, config, requirement, vocabulary
+from slurm_cmeta import __version__, config, errors, requirement, vocabulary
 from slurm_cmeta.cli import decide
 from slurm_cmeta.cli.main import parser
+from slurm_cmeta.submission import read_image
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MAN = sorted((DOCS / "man").glob("*.[158]"))
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text()
 
 
 def man(name: str) -> str:
-    """Return a man page without its escapes for hyphens and without font changes."""
-    text = (DOCS / "man" / name).read_text().replace("\\-", "-")
-    return re.sub(r'\\f[BIR]|"', "", text)
+    """Return a man page without its escapes for hyphens and quotes and without font changes."""
+    text = read(f"docs/man/{name}").replace("\\-", "-").replace("\\(aq", "'")
+    return re.sub(r"\\f[BIR]", "", text)
+
+
+def entry(page: str, head: str) -> str:
+    """Return the entry of a man page whose first line, without macro and quotes, starts so."""
+    for part in re.split(r"^\.TP\n", page, flags=re.MULTILINE)[1:]:
+        part = re.split(r"^\.(?:SH|SS|PP)\b", part, flags=re.MULTILINE)[0]
+        first = re.sub(r'^\.[A-Z]+ |"', "", part.splitlines()[0]).replace(" =", "=")
+        if re.match(rf"{re.escape(head)}(?!\w)", first):
+            return part
+    raise AssertionError(f"no entry {head!r}")
+
+
+def row(page: str, head: str) -> str:
+    """Return the row of a Markdown table whose first cell is `head` as code."""
+    for line in page.splitlines():
+        if line.startswith(f"| `{head}` |"):
+            return line
+    raise AssertionError(f"no row {head!r}")
+
+
+def indented(page: str) -> str:
+    """Return the text of a Markdown page's indented blocks."""
+    lines = page.splitlines()
+    return "\n".join(line.strip() for line in lines if line.startswith("    "))
+
+
+# --- plugstack.conf -----------------------------------------------------------------------------
 
 
 def test_every_plugstack_key_is_documented() -> None:
-    source = (ROOT / "spank/settings.c").read_text()
-    keys = set(re.findall(r'value_of\(argument, "(\w+)"\)', source))
+    keys = re.findall(r'value_of\(argument, "(\w+)"\)', read("spank/settings.c"))
     assert len(keys) == 8
+    table, page = read("docs/plugstack.md"), man("slurm-cmeta.8")
     for key in keys:
-        assert f"| `{key}` |" in (DOCS / "plugstack.md").read_text()
-        assert re.search(rf"^\.B[IR]+ {key} ?=", man("slurm-cmeta.8"), re.MULTILINE), key
+        assert row(table, key)
+        assert entry(page, f"{key}=")
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(keys)
+
+
+def test_the_defaults_of_the_deadline_are_the_documented_ones() -> None:
+    source = read("spank/settings.c")
+    found = re.search(r"DEFAULT_DEADLINE_MS = (\d+), MAX_DEADLINE_S = (\d+)", source)
+    assert found
+    default, most = int(found[1]) // 1000, int(found[2])
+    line = row(read("docs/plugstack.md"), "deadline")
+    assert f"| `{default}` |" in line
+    assert f"at most {most})" in line
+    described = entry(man("slurm-cmeta.8"), "deadline=")
+    assert f"Default: {default}." in described
+    assert f"at most {most};" in described
+
+
+def test_every_mode_is_documented() -> None:
+    source = read("spank/settings.c")
+    modes = re.findall(r'strcmp\(text, "(\w+)"\)', source)
+    assert sorted(modes) == ["explain", "off", "on"]
+    page, table = man("slurm-cmeta.8"), read("docs/plugstack.md")
+    for mode in modes:
+        assert f"`{mode}`" in row(table, "default")
+        for head in ("default=", "--cmeta="):
+            assert re.search(rf"\b{mode}\b", entry(page, head).splitlines()[0])
+    assert 'getenv("CMETA")' in read("spank/cmeta_spank.c")
+    assert entry(page, "CMETA")
+    assert "| `CMETA=` in the environment |" in table
+
+
+def test_the_example_of_plugstack_conf_is_one_line() -> None:
+    text = read("etc/plugstack.conf.d/cmeta.conf")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert lines == ["optional cmeta_spank.so"]
+    assert "docs/plugstack.md" in text
+
+
+# --- cmeta.yaml ---------------------------------------------------------------------------------
 
 
 def test_every_setting_is_documented() -> None:
+    page, table = man("cmeta.yaml.5"), read("docs/cmeta.yaml.md")
     for setting in config.SETTINGS:
-        assert re.search(rf"^\.BR {re.escape(setting.name)} : ", man("cmeta.yaml.5"), re.MULTILINE)
+        line, head = row(table, setting.name), entry(page, setting.name).splitlines()[0]
+        for choice in setting.choices:
+            assert f"`{choice}`" in line
+            assert choice in head.split()
+        if setting.default:
+            assert f"| `{setting.default}` |" in line
+    names = {setting.name for setting in config.SETTINGS}
+    assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)) == names
+    assert set(re.findall(r"^\.BR ([\w.]+) \": \"", page, re.MULTILINE)) == names
 
 
-def options_of(command: argparse.ArgumentParser) -> set[str]:
-    """Return every option of a parser and of its subcommands."""
-    found: set[str] = set()
+def test_the_commented_cmeta_yaml_holds_every_setting(tmp_path: Path) -> None:
+    text = read("etc/cmeta.yaml")
+    shown = re.sub(r"^#( *[a-z_]+:(?: \w+)?)$", r"\1", text, flags=re.MULTILINE)
+    path = tmp_path / "cmeta.yaml"
+    path.write_text(shown)
+    values = config.load(str(path)).values
+    keys = set(re.findall(r"^ *([a-z_]+):", shown, re.MULTILINE))
+    assert {part for s in config.SETTINGS for part in s.name.split(".")} == keys
+    assert [s.name for s in config.SETTINGS if values[s.name] is None] == []
+    for setting in config.SETTINGS:
+        if setting.default:
+            assert values[setting.name] == setting.default
+    path.write_text(text)
+    assert config.load(str(path)).values == config.defaults().values
+
+
+def test_the_example_in_the_man_page_is_a_cmeta_yaml(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^\.nf\n(.*?)^\.fi", man("cmeta.yaml.5"), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "cmeta.yaml"
+    path.write_text(example)
+    assert config.load(str(path)).values != config.defaults().values
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def options_of(command: argparse.ArgumentParser) -> dict[str, set[str]]:
+    """Return the options of a parser under the empty name, those of each subcommand under its."""
+    found: dict[str, set[str]] = {"": set()}
     for action in command._actions:
-        found.update(action.option_strings)
+        found[""].update(action.option_strings)
         if isinstance(action, argparse._SubParsersAction):
             for name, subcommand in action.choices.items():
-                found |= {name, *options_of(subcommand)}
+                found[name] = options_of(subcommand)[""]
     return found
 
 
 def test_every_option_of_cmeta_is_in_its_man_page() -> None:
-    words = set(re.split(r"[\s,]+", man("cmeta.1")))
-    assert options_of(parser()) - words == set()
+    page = man("cmeta.1")
+    options = page[page.index(".SH OPTIONS\n") : page.index(".SH EXIT STATUS\n")]
+    sections = dict(re.findall(r"^\.SS Of (.+)\n((?:(?!\.SS).*\n)*)", options, re.MULTILINE))
+    common = sections.pop("every command")
+    expected = options_of(parser())
+    assert expected.pop("") == heads(common)
+    assert set(sections) == set(expected)
+    for name, wanted in expected.items():
+        assert f"\n.B cmeta {name}\n" in page[: page.index(".SH DESCRIPTION\n")]
+        assert f"\n.SS cmeta {name}\n" in page
+        assert heads(sections[name]) == wanted - {"-h", "--help"}
+
+
+def heads(section: str) -> set[str]:
+    """Return the options that the entries of a section describe."""
+    first = re.findall(r"^\.TP\n\.\w+ (.*)$", section, re.MULTILINE)
+    return {option for line in first for option in re.findall(r"--?[a-zA-Z][a-z-]*", line)}
 
 
 def test_every_option_of_cmeta_decide_is_in_its_man_page() -> None:
-    named = set(re.findall(r"--[a-z-]+", decide.USAGE))
-    assert {f"--{name}" for name in decide._OPTIONS} <= named
-    assert named - set(re.findall(r"--[a-z-]+", man("cmeta-decide.1"))) == set()
+    page = man("cmeta-decide.1")
+    named = set(re.findall(r"^  (--[a-z-]+)(?:, (--[a-z-]+))?", decide.USAGE, re.MULTILINE))
+    usage = {option for line in named for option in line if option}
+    assert usage == {f"--{name}" for name in decide._OPTIONS} | {"--version", "--help"}
+    assert heads(page[page.index(".SH OPTIONS\n") :]) == usage
 
 
-def test_every_label_and_requirement_is_documented() -> None:
-    labels = (DOCS / "labels.md").read_text()
-    for rule in vocabulary.load("labels")["labels"]:
-        assert f"`{rule['key']}`" in labels
+def test_every_exit_status_is_documented() -> None:
+    codes = {v for k, v in vars(errors).items() if k.startswith("EXIT_")}
+    assert codes == {0, 1, 2, 3, 4}
+    for name in ("cmeta.1", "cmeta-decide.1"):
+        page = man(name)
+        section = page[page.index(".SH EXIT STATUS\n") : page.index(".SH ENVIRONMENT\n")]
+        shown = {int(code) for code in re.findall(r"^\.TP\n\.B (\d+)$", section, re.MULTILINE)}
+        assert shown - {130} == codes
+
+
+# --- images and nodes ---------------------------------------------------------------------------
+
+
+def test_every_label_is_documented() -> None:
+    page = read("docs/labels.md")
+    rules = vocabulary.load("labels")["labels"]
+    titles = {"base": "base", "bootstrap": "bootstrap", "created": "built"}
+    for rule in rules:
+        line = row(page, rule["key"]) if rule["states"] != "architecture" else None
         if rule["states"] == "cpu":
-            row = next(r for r in labels.splitlines() if r.startswith(f"| `{rule['key']}`"))
-            assert row.endswith(f"| {rule['strength']} |")
-    for key in requirement.KEYS:
-        assert f"| `{key}` |" in (DOCS / "requirements.md").read_text()
+            assert line is not None
+            assert line.endswith(f"| {rule['strength']} |")
+        elif line is not None:
+            assert line == f"| `{rule['key']}` | {titles[rule['states']]} |"
+    checks = page[page.index("## Checks only") : page.index("## Description")]
+    listed = set(re.findall(r"^\| `([\w.-]+)` \|", checks, re.MULTILINE))
+    assert listed == {rule["key"] for rule in rules if rule["states"] == "architecture"}
 
 
 def test_every_spelling_in_the_labels_page_is_understood() -> None:
-    page = (DOCS / "labels.md").read_text()
-    table = page[page.index("| spelling |") : page.index("A value that is none of these")]
+    page = read("docs/labels.md")
+    table = page[page.index("| spelling |") : page.index("\n\n`org.opencontainers.")]
     spellings = re.findall(r"`([^`]+)`", table)
     assert len(spellings) > 10
     assert [s for s in spellings if vocabulary.cpu_target(s) is None] == []
+
+
+def test_every_variant_in_the_labels_page_means_what_it_says() -> None:
+    page = read("docs/labels.md")
+    table = page[page.index("| architecture | variant |") : page.index("A value that is no more")]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    assert len(rows) == 3
+    for architecture, variants, meanings in rows:
+        names = re.findall(r"`([\w.]+)`", meanings)
+        given = re.findall(r"`([\w.]+)`", variants)
+        assert [vocabulary.oci_variant(architecture, variant) for variant in given] == names
+
+
+def test_the_examples_of_labels_work(tmp_path: Path) -> None:
+    """Each block of the page, as the labels of an image."""
+    page = read("docs/labels.md")
+    section = page[page.index("## How to label an image") : page.index("Then look at the result")]
+    blocks = re.findall(r"(?:^    .+\n)+", section, re.MULTILINE)
+    found = []
+    for block in blocks:
+        lines = [line.strip().removeprefix("LABEL ") for line in block.splitlines()]
+        pairs = [re.split("[ =]", line, maxsplit=1) for line in lines if line != "%labels"]
+        path = tmp_path / "img.sif"
+        labels = sif_files.metadata(dict(pairs))
+        path.write_bytes(sif_files.build(sif_files.partition(), labels))
+        report = read_image(str(path), config.defaults())
+        assert report.warnings == []
+        found += [(r.value, r.strength) for r in report.requirements if r.key == "cpu"]
+    v3 = ("x86_64_v3", "hard")
+    assert found == [v3, v3, ("icelake", "soft"), v3]
+
+
+def test_every_requirement_is_documented() -> None:
+    page = read("docs/requirements.md")
+    for key in requirement.KEYS:
+        assert row(page, key)
 
 
 def test_the_examples_of_verdicts_are_true() -> None:
     from slurm_cmeta.cluster import NodeClass
     from slurm_cmeta.match import judge
 
-    page = (DOCS / "requirements.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| `([\w,=]+)` \| (\w+) \|", page, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([\w,=]+)` \| (\w+) \|", read("docs/requirements.md"), re.MULTILINE
+    )
     assert len(rows) == 7
     for needs, features, verdict in rows:
         key = "arch" if vocabulary.architecture(needs) else "cpu"
@@ -94,36 +273,87 @@ def test_the_examples_of_verdicts_are_true() -> None:
         assert reason.verdict == verdict, (needs, features)
 
 
+# --- client, controller and node ----------------------------------------------------------------
+
+
 def test_the_hand_over_is_documented_and_the_same_on_both_sides() -> None:
-    header = (ROOT / "spank/handover.h").read_text()
+    header = read("spank/handover.h")
     names = set(re.findall(r'^#define CMETA_HANDOVER_\w+ "(CMETA_\w+)"', header, re.MULTILINE))
     assert len(names) == 6
-    page = (DOCS / "protocol.md").read_text()
+    page, lua = read("docs/protocol.md"), read("lua/cmeta.lua")
     assert [name for name in names if f"`{name}`" not in page] == []
-    lua = (ROOT / "lua/cmeta.lua").read_text()
-    read = {f"CMETA_{name}" for name in re.findall(r"decision\.([A-Z]+)", lua)}
-    assert read == names - {"CMETA_IMAGE", "CMETA_MULTI_PROG"}
+    used = {f"CMETA_{name}" for name in re.findall(r"decision\.([A-Z]+)", lua)}
+    assert used == names - {"CMETA_IMAGE", "CMETA_MULTI_PROG"}
     assert "SLURM_SPANK_CMETA_IMAGE" in lua
 
 
-def test_the_stub_in_the_readme_is_the_one_shipped() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for line in (ROOT / "lua/job_submit.lua").read_text().splitlines():
-        assert line in readme
+def test_the_stub_in_the_documents_is_the_one_shipped() -> None:
+    stub = read("lua/job_submit.lua").strip()
+    assert stub in indented(read("README.md"))
+    assert f".nf\n{stub}\n.fi\n" in man("slurm-cmeta.8")
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.glob("*.md")], ids=lambda p: p.name)
+def test_every_word_of_on_missing_is_documented() -> None:
+    lua = read("lua/cmeta.lua")
+    words = {*re.findall(r'on_missing (?:==|or) "(\w+)"', lua), "accept"}
+    assert words == {"accept", "warn", "reject"}
+    assert 'options.on_missing or "accept"' in lua
+    page = man("slurm-cmeta.8")
+    section = page[page.index(".SH THE CONTROLLER\n") : page.index(".SH ON THE NODE\n")]
+    assert set(re.findall(r"^\.TP\n\.B (\w+)$", section, re.MULTILINE)) == words
+
+
+def test_the_example_of_oci_conf_is_what_is_tested() -> None:
+    (tested,) = re.findall(
+        r'OCI_CONF = """\\\n(.*?)"""', read("tests/slurm/test_run.py"), re.DOTALL
+    )
+    shipped = [line for line in read("etc/oci.conf.example").splitlines() if line[:1] != "#"]
+
+    def unless_run(lines: list[str]) -> list[str]:
+        return [line for line in lines if line and not line.startswith("RunTimeRun=")]
+
+    assert unless_run(shipped) == unless_run(tested.splitlines())
+    (run,) = [line for line in shipped if line.startswith("RunTimeRun=")]
+    assert "--bind" in run
+    assert run.endswith(' %b %@"')
+
+
+# --- pages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\((?![a-z]+:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-def test_man_pages_have_the_version() -> None:
+def test_every_directory_is_in_the_contributing_guide() -> None:
+    table = read("CONTRIBUTING.md")
+    places = {p.parent for p in ROOT.glob("slurm_cmeta/*/__init__.py")} | {
+        p for p in (ROOT / "tests").iterdir() if p.is_dir() and p.name[0] not in "._"
+    }
+    places |= {ROOT / name for name in ("spank", "lua", "etc", "docs", "docs/man", "docs/schema")}
+    for place in places:
+        assert row(table, f"{place.relative_to(ROOT)}/")
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    declared = re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    assert declared
+    for page in PAGES:
+        if page.name != "CHANGELOG.md":
+            named = set(re.findall(r"(?:`|^ {4,})make (\w+)", page.read_text(), re.MULTILINE))
+            assert named <= set(declared[1].split()), page.name
+
+
+def test_man_pages_have_the_version_and_the_changelog_too() -> None:
+    assert len(MAN) == 4
     for page in MAN:
-        assert f"slurm-cmeta {__version__}" in page.read_text().splitlines()[0]
+        assert f'"slurm-cmeta {__version__}"' in page.read_text().splitlines()[0]
+    assert re.search(rf"^## \[{re.escape(__version__)}\]", read("CHANGELOG.md"), re.MULTILINE)
 
 
-@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed (Debian: mandoc)")
 @pytest.mark.parametrize("page", MAN, ids=lambda p: p.name)
 def test_man_pages_are_clean(page: Path) -> None:
     done = subprocess.run(
