@@ -211,7 +211,9 @@ def _no_node(
     total = sum(v.nodes.node_count for v in reachable)
     among = "the" if len(reachable) == len(verdicts) else "those"
     allowed = "" if len(reachable) == len(verdicts) else " that the constraint allows"
-    why = f"{needs}, but none of {among} {total} nodes{allowed} can run it: {_unfit(reachable)}"
+    none = "none" if total > 1 else "not one"
+    counted = f"{among} {total} nodes" if total > 1 else f"{among} nodes"
+    why = f"{needs}, but {none} of {counted}{allowed} can run it: {_unfit(reachable)}"
     if unlisted_nodes:
         return Decision(
             UNKNOWN, ACCEPT, classes=verdicts, messages=(f"warning: {why}; dynamic nodes may",)

@@ -24,7 +24,7 @@ enum {
 	ARCH_OFFSET = EXTRA_OFFSET + 8,
 	TYPE_PARTITION = 0x4004,
 	PARTTYPE_PRIMARY = 2,
-	MAX_DESCRIPTORS = 4096, /* a SIF has 48 by default; this keeps a forged count harmless */
+	MAX_DESCRIPTORS = 1024, /* as in slurm_cmeta/image/sif.py; a SIF has 48 by default */
 };
 
 static const char MAGIC[] = "SIF_MAGIC";

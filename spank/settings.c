@@ -57,8 +57,10 @@ static bool read_deadline(const char *text, int *milliseconds)
 
 static bool read_path(const char *text, const char **path)
 {
+	if (text[0] != '/')
+		return false;
 	*path = text;
-	return text[0] == '/';
+	return true;
 }
 
 /* True when the argument is a known key with a good value. */
@@ -68,8 +70,11 @@ static bool read_argument(struct cmeta_settings *s, const char *argument, const 
 	const char *value;
 
 	if ((value = value_of(argument, "default"))) {
-		s->default_mode = cmeta_mode_parse(value);
-		return s->default_mode != CMETA_UNSET;
+		enum cmeta_mode mode = cmeta_mode_parse(value);
+
+		if (mode != CMETA_UNSET)
+			s->default_mode = mode;
+		return mode != CMETA_UNSET;
 	}
 	if ((value = value_of(argument, "matcher")))
 		return read_path(value, &s->matcher);
@@ -84,8 +89,10 @@ static bool read_argument(struct cmeta_settings *s, const char *argument, const 
 	if ((value = value_of(argument, "runtime")))
 		return read_path(value, &s->runtime);
 	if ((value = value_of(argument, "runtime_option"))) {
+		if (!*value)
+			return false;
 		options[(*count)++] = value;
-		return value[0] != '\0';
+		return true;
 	}
 	return false;
 }
@@ -106,8 +113,9 @@ void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const 
 		settings->error = strdup("out of memory");
 		return;
 	}
-	for (int i = 0; i < argc && !settings->error; i++) {
-		if (read_argument(settings, argv[i], options, &count))
+	/* Go on after a mistake: the node needs runtime= whatever else is wrong. */
+	for (int i = 0; i < argc; i++) {
+		if (read_argument(settings, argv[i], options, &count) || settings->error)
 			continue;
 		settings->wrong = argv[i];
 		settings->error = cmeta_format("unknown argument or bad value \"%s\"", argv[i]);

@@ -234,23 +234,20 @@ static void tell_nodes(spank_t spank, const char *image)
 void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode)
 {
 	char *container = NULL, *image = NULL;
-	bool wanted;
-
 	forget_handover(spank);
 	if (!cmeta_client_usable())
 		return;
 	container = cmeta_client_get("container");
-	wanted = container && mode != CMETA_OFF && !settings->error;
-	if (wanted)
+	if (container && mode != CMETA_OFF)
 		image = make_absolute(container);
 	tell_nodes(spank, image);
-	if (image && !is_step())
-		decide(spank, settings, mode, image);
-	else if (container && mode == CMETA_OFF)
+	if (container && mode == CMETA_OFF) {
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
-	else if (container && settings->error) {
+	} else if (image && settings->error) {
 		say_settings_error(settings);
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
+	} else if (image && !is_step()) {
+		decide(spank, settings, mode, image);
 	}
 	free(image);
 	free(container);

@@ -84,10 +84,13 @@ def _options(arguments: list[str]) -> dict[str, str]:
 def _answer(options: dict[str, str]) -> tuple[list[str], int]:
     """Return the answer's lines and the exit code; a foreseeable error is an answer, too."""
     from slurm_cmeta import config
+    from slurm_cmeta.cluster import source
 
     on_error = "accept"
     try:
-        settings = config.load(options.get("config"), options.get("slurm-conf"))
+        settings = config.load(
+            options.get("config"), source.find_slurm_conf(options.get("slurm-conf"))
+        )
         on_error = settings.on_error
         return _decide(options, settings)
     except CmetaError as error:
@@ -115,7 +118,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         unlisted_nodes=cluster.unlisted_nodes,
     )
     messages = list(decision.messages)
-    if options.get("explain"):
+    if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
         messages += explain(report.requirements, decision)
     lines = _lines(

@@ -35,7 +35,7 @@ exit status:
 examples:
   cmeta inspect img.sif
   cmeta inspect --json img.sif | jq -r '.requires[] | "\\(.key) \\(.op) \\(.value)"'
-  cmeta inspect --json *.sif | jq -r '.[] | select(any(.facts[]; .key == "signed" and .value == "no")) | .path'
+  cmeta inspect --json a.sif b.sif | jq -r '.[] | select(any(.facts[]; .key == "signed" and .value == "no")) | .path'
 """  # noqa: E501 - an example must be one line
 
 _DESCRIBED = (

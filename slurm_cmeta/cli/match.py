@@ -159,6 +159,8 @@ def _print_table(
 
 
 def _words(decision: Decision) -> str:
+    if decision.verdict == MISMATCH:
+        return "mismatch: no node that the job may use can run it"
     if decision.verdict == UNKNOWN:
         return "unknown: the nodes publish nothing that this image's needs could be compared with"
     fit = sum(c.nodes.node_count for c in decision.classes if c.verdict != MISMATCH)

@@ -75,7 +75,8 @@ def _warn_of_contradictions(image: Image, facts: list[Fact]) -> None:
         for other in facts[position + 1 :]:
             a, b = vocabulary.cpu(one.value), vocabulary.cpu(other.value)
             if a and b and a.name not in b.ancestors and b.name not in a.ancestors:
+                end = "both count" if one.hint or other.hint else "a node needs both"
                 image.warnings.add(
                     f"{one.source} says {a.name}, {other.source} says {b.name}, "
-                    "and neither implies the other: a node needs both"
+                    f"and neither implies the other: {end}"
                 )

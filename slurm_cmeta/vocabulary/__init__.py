@@ -135,6 +135,8 @@ def oci_variant(architecture_name: str, variant: str) -> str | None:
             name = f"arm{level}a"
     elif family == "ppc64le":
         name = level + "le"
+    elif family == "arm" and level in ("v5", "v6", "v7", "v8"):
+        name = "arm"  # archspec tells 32-bit Arm machines no further apart
     else:
         return None
     return name if name in load("cpu")["targets"] else None

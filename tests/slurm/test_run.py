@@ -251,6 +251,14 @@ def test_a_node_without_runtime_says_so(
     assert words in output
 
 
+def test_a_mistake_in_plugstack_costs_the_decision_and_not_the_image(
+    cluster: Cluster, product: Product, plain: Path
+) -> None:
+    cluster.set_plugstack([product.plugstack_line("deadlin=2")])
+    state, output = finished(cluster, f"--container={plain}", "-Cx86_64", "--wrap=cat /etc/image")
+    assert (state, output) == ("COMPLETED 0:0", "plain.sif\n")
+
+
 def test_a_node_where_no_runtime_is_installed_says_so(
     cluster: Cluster, product: Product, plain: Path
 ) -> None:

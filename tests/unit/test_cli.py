@@ -104,6 +104,19 @@ def test_match_says_when_no_node_fits(cluster: Path, tmp_path: Path) -> None:
     assert as_json(power, "--slurm-conf", cluster)["verdict"] == "mismatch"
 
 
+def test_match_counts_no_node_that_the_constraint_leaves_out(cluster: Path, arm: Path) -> None:
+    done = run("main", "match", arm, "--slurm-conf", cluster, "-C", "zen4")
+    assert done.returncode == 1
+    assert "verdict     mismatch: no node that the job may use can run it" in done.stdout
+    assert "not one of those nodes that the constraint allows can run it" in done.stderr
+
+
+def test_decide_finds_the_policy_beside_slurms_own_configuration(cluster: Path, arm: Path) -> None:
+    cluster.with_name("cmeta.yaml").write_text("strength:\n  arch: ignore\n")
+    done = run("decide", "--image", arm, env={"SLURM_CONF": str(cluster)})
+    assert "verdict unknown" in done.stdout.splitlines()
+
+
 def test_match_takes_slurms_own_configuration(cluster: Path, arm: Path) -> None:
     done = run("main", "match", arm, env={"SLURM_CONF": str(cluster)})
     assert f"nodes from  {cluster}" in done.stdout

@@ -24,6 +24,7 @@ from slurm_cmeta.vocabulary import build
         ("linux/amd64/v3", "x86_64_v3"),
         ("linux/arm64/v8.2", "armv8.2a"),
         ("linux/arm64/v8", "aarch64"),
+        ("linux/arm/v7", "arm"),
         ("linux/ppc64le/power9", "power9le"),
         ("x86_64/amd/zen3", "zen3"),
         ("x86_64/intel/haswell", "haswell"),
