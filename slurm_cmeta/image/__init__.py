@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_cmeta.image import sif, unread
+from slurm_cmeta.image import filetree, sif, unread
 from slurm_cmeta.image.content import Content, Signature, Stated, StoredObject, Warnings
 from slurm_cmeta.image.reader import Identity, Reader, error
 
@@ -32,7 +32,7 @@ FORMATS: tuple[ModuleType, ...] = (sif,)
 class Image:
     """An open image. Close it, use it in a `with` statement, or let go of it."""
 
-    __slots__ = ("content", "format", "identity", "path", "reader", "warnings")
+    __slots__ = ("_tree", "content", "format", "identity", "path", "reader", "warnings")
 
     def __init__(self, reader: Reader, content: Content, warnings: Warnings) -> None:
         self.path = reader.path
@@ -41,10 +41,25 @@ class Image:
         self.content = content
         self.warnings = warnings
         self.reader = reader
+        self._tree: filetree.FileTree | None | bool = False
 
     def labels(self) -> dict[str, str]:
         """Return the image's labels; reads them when first asked, which may add warnings."""
         return self.content.labels()
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that the image sets; reads them when first asked."""
+        return self.content.environment()
+
+    def tree(self, *, deep: bool = False) -> filetree.FileTree | None:
+        """Return the files in the image, or None where they cannot be read: a warning says why.
+
+        Opened when first asked, with the budget of a submission or that of a `deep` look.
+        """
+        if isinstance(self._tree, bool):
+            budget = filetree.deep_budget() if deep else filetree.quick_budget()
+            self._tree = self.content.open_tree(budget)
+        return self._tree
 
     def close(self) -> None:
         """Close the file. What was not read by then cannot be read any more."""

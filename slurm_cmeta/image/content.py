@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from slurm_cmeta.image.filetree import Budget, FileTree
 
 MAX_WARNINGS = 20
 """Warnings kept for one image. A hostile file can earn one for each of its objects and labels."""
@@ -28,6 +31,8 @@ class Stated(NamedTuple):
 
     name: str
     source: str
+    variant: str = ""
+    """OCI's platform variant (`v3`), empty if none is stated."""
 
 
 class StoredObject(NamedTuple):
@@ -56,12 +61,22 @@ class Signature(NamedTuple):
     link: str
 
 
+class Run(NamedTuple):
+    """What starts when the image is run without a command."""
+
+    script: str = ""
+    """Text of Apptainer's runscript, its first kilobytes."""
+    words: tuple[str, ...] = ()
+    """OCI's Entrypoint followed by Cmd."""
+
+
 class Content:
     """Base of what a format module returns; the defaults stand for `not stated`."""
 
     __slots__ = (
         "architectures",
         "created",
+        "digest",
         "encrypted",
         "filesystem",
         "filesystem_source",
@@ -84,6 +99,8 @@ class Content:
         self.created: int | None = None
         """Seconds since 1970, UTC."""
         self.uuid = ""
+        self.digest = ""
+        """`sha256:...` of the manifest that the image is, where the format has one."""
         self.objects: tuple[StoredObject, ...] = ()
         self.signatures: tuple[Signature, ...] = ()
 
@@ -94,3 +111,15 @@ class Content:
     def deffile(self) -> str:
         """Return the text of the definition file, empty if there is none. Reads it when asked."""
         return ""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that the image sets. Reads them when first asked."""
+        return {}
+
+    def run(self) -> Run:
+        """Return what starts when the image is run without a command. Reads it when asked."""
+        return Run()
+
+    def open_tree(self, budget: Budget) -> FileTree | None:
+        """Return the files in the image, or None where they cannot be read: a warning says why."""
+        return None

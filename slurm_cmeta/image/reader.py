@@ -91,6 +91,21 @@ class Reader:
             return self._window[offset : offset + size]
         return self._pread(offset, size)
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes at `offset`, of which the file must have enough.
+
+        Raises ImageError if the file cannot be read or has become shorter.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._fd, [memoryview(buffer)[done:]], offset + done)
+            except OSError as problem:
+                raise error(self.path, f"cannot be read: {_strerror(problem)}") from None
+            if not got:
+                raise error(self.path, "became shorter while it was read")
+            done += got
+
     def _pread(self, offset: int, size: int) -> bytes:
         data = b""
         while len(data) < size:

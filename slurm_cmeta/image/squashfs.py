@@ -1,0 +1,353 @@
+"""The files in a squashfs, read by libsquashfs (squashfs-tools-ng, LGPL) through cffi.
+
+libsquashfs reads nothing by itself here: it asks for bytes through a callback, which keeps it
+inside the partition, counts what it reads, and ends it when the budget is used up. Only what is
+looked up is read: directories on the way to a file, its inode, and the blocks that are asked for.
+
+Format: Documentation/filesystems/squashfs.rst of Linux, doc/format.adoc of squashfs-tools-ng.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from slurm_cmeta.image.filetree import (
+    DIRECTORY,
+    FILE,
+    MAX_PATH,
+    OTHER,
+    SYMLINK,
+    Entry,
+    FileTree,
+    TreeError,
+    joined,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurm_cmeta.image.content import Warnings
+    from slurm_cmeta.image.filetree import Budget
+    from slurm_cmeta.image.reader import Reader
+
+MAGIC = b"hsqs"
+
+LIBRARY = "libsquashfs.so.1"
+HOW_TO_GET = "install libsquashfs (Debian: libsquashfs1 and python3-cffi-backend, EPEL: \
+squashfs-tools-ng and python3-cffi)"
+
+MAX_CALL_READS = 4096
+"""Pieces of the file that one call into libsquashfs may read: 2,048 metadata blocks of 8 KiB, which
+is a directory of half a million names, or the block list of a file of 500 GB."""
+
+MAX_PIECE = 2 * 1024 * 1024
+"""Bytes of one such piece: a block has at most 1 MiB, and does not grow when it is packed."""
+
+_CHUNK = 1024 * 1024
+_UNPACK_ONLY = 0x8000
+_LZO = 3
+_COMPRESSORS = {1: "gzip", 2: "lzma", _LZO: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
+_ERROR_IO = -2
+_ERROR_COMPRESSOR = -3
+_ERROR_UNSUPPORTED = -6
+_ERROR_BOUNDS = -8
+_ERROR_NO_ENTRY = -13
+_ERRORS = {
+    -1: "out of memory, or its sizes are absurd",
+    _ERROR_IO: "reading failed",
+    _ERROR_COMPRESSOR: "the packed data is damaged",
+    -4: "internal error",
+    -5: "the file system is damaged",
+    _ERROR_UNSUPPORTED: "not supported",
+    -7: "a number in it is too large",
+    _ERROR_BOUNDS: "it points outside of itself",
+    -9: "no squashfs",
+    -10: "a squashfs of another version",
+    -11: "its block size is invalid",
+    -12: "no directory",
+    -14: "links in a circle",
+    -15: "no file",
+}
+_KINDS = {1: DIRECTORY, 2: FILE, 3: SYMLINK}
+"""Basic inode types (squashfs.rst); the extended ones are 7 higher."""
+
+
+class NotReadableError(Exception):
+    """The squashfs cannot be opened; the message says why."""
+
+
+class SquashfsTree(FileTree):
+    """The files in the squashfs that lies at `offset` in a file, `size` bytes long."""
+
+    def __init__(
+        self, reader: Reader, offset: int, size: int, what: str, warnings: Warnings, budget: Budget
+    ) -> None:
+        """Open the file system; raise NotReadableError if that cannot be done."""
+        super().__init__(warnings, budget, what)
+        self._file = _File(reader, offset, size, budget)
+        self._directories: Any = None
+        self._data: Any = None
+        ffi, library = _library()
+        self._ffi, self._lib = ffi, library
+        self._super = ffi.new("sqfs_super_t *")
+        self._check_open(library.sqfs_super_read(self._super, self._file.object))
+        self.compressor = _COMPRESSORS.get(
+            self._super.compression_id, f"compressor {self._super.compression_id}"
+        )
+        """Name as mksquashfs has it."""
+        self.bytes_used = int(self._super.bytes_used)
+        self._unpacker = self._new_unpacker()
+        self._directories = self._owned(
+            library.sqfs_dir_reader_create(self._super, self._unpacker, self._file.object, 0)
+        )
+        self._known["/"] = self._root()
+
+    def _new_unpacker(self) -> Any:
+        if self._super.compression_id == _LZO:
+            return _lzo_unpacker(self._ffi)
+        config = self._ffi.new("sqfs_compressor_config_t *")
+        self._check_open(
+            self._lib.sqfs_compressor_config_init(
+                config, self._super.compression_id, self._super.block_size, _UNPACK_ONLY
+            )
+        )
+        out = self._ffi.new("sqfs_compressor_t **")
+        self._check_open(self._lib.sqfs_compressor_create(config, out))
+        return self._owned(out[0])
+
+    def _owned(self, pointer: Any) -> Any:
+        """Return a pointer to an object of libsquashfs that is freed with the Python object."""
+        if pointer == self._ffi.NULL:
+            raise NotReadableError("cannot be opened: out of memory")
+        return self._ffi.gc(pointer, _destroy(self._ffi))
+
+    def _check_open(self, code: int) -> None:
+        problem = self._file.take_problem()
+        if problem:
+            raise NotReadableError(f"cannot be opened: {problem}")
+        if code == _ERROR_UNSUPPORTED and self._super.compression_id:
+            name = _COMPRESSORS.get(self._super.compression_id, str(self._super.compression_id))
+            raise NotReadableError(f"cannot be opened: this libsquashfs does not unpack {name}")
+        if code:
+            raise NotReadableError(f"cannot be opened: {_ERRORS.get(code, f'error {code}')}")
+
+    def _check(self, code: int) -> int:
+        problem = self._file.take_problem()
+        if problem:
+            raise problem
+        if code < 0:
+            raise TreeError(_ERRORS.get(code, f"error {code}"))
+        return code
+
+    def _inode(self, call: Any, *arguments: Any) -> Any:
+        out = self._ffi.new("sqfs_inode_generic_t **")
+        self._check(call(self._directories, *arguments, out))
+        if out[0] == self._ffi.NULL:
+            raise TreeError("no inode")
+        return self._ffi.gc(out[0], self._lib.sqfs_free)
+
+    def _entry(self, path: str, inode: Any) -> Entry:
+        number = int(inode.type)
+        kind = _KINDS.get(number if number < 8 else number - 7, OTHER)
+        size = 0
+        if kind == FILE:
+            out = self._ffi.new("uint64_t *")
+            self._check(self._lib.sqfs_inode_get_file_size(inode, out))
+            size = min(int(out[0]), (1 << 63) - 1)
+        return Entry(path, kind, size, int(inode.mode) & 0o7777, inode)
+
+    def _root(self) -> Entry:
+        self._file.begin()
+        try:
+            return self._entry("/", self._inode(self._lib.sqfs_dir_reader_get_root_inode))
+        except TreeError as problem:
+            raise NotReadableError(f"has no root directory: {problem}") from None
+
+    def _open(self, directory: Entry) -> None:
+        self._file.begin()
+        self._check(self._lib.sqfs_dir_reader_open_dir(self._directories, directory.handle, 0))
+
+    def _child(self, directory: Entry, name: str) -> Entry | None:
+        self._open(directory)
+        code = self._lib.sqfs_dir_reader_find(self._directories, os.fsencode(name))
+        if code == _ERROR_NO_ENTRY and not self._file.problem:
+            return None
+        self._check(code)
+        inode = self._inode(self._lib.sqfs_dir_reader_get_inode)
+        return self._entry(joined(directory, name), inode)
+
+    def _names(self, directory: Entry) -> Iterator[tuple[str, str]]:
+        out = self._ffi.new("sqfs_dir_entry_t **")
+        self._open(directory)
+        while self._check(self._lib.sqfs_dir_reader_read(self._directories, out)) == 0:
+            entry = self._ffi.gc(out[0], self._lib.sqfs_free)
+            name = bytes(self._ffi.buffer(entry.name, int(entry.size) + 1))
+            yield os.fsdecode(name), _KINDS.get(int(entry.type), OTHER)
+
+    def _children(self, directory: Entry) -> list[Entry]:
+        """Return files and directories with their inodes, in one pass over the directory."""
+        found: list[Entry] = []
+        try:
+            for name, kind in self._names(directory):
+                if kind not in (FILE, DIRECTORY) or name in (".", "..", "") or "/" in name:
+                    continue
+                self.budget.spend()
+                self._file.begin()
+                inode = self._inode(self._lib.sqfs_dir_reader_get_inode)
+                found.append(self._entry(joined(directory, name), inode))
+        except TreeError as problem:
+            self._lost(directory.path, problem)
+        return [entry for entry in found if entry.kind in (FILE, DIRECTORY)]
+
+    def _target(self, link: Entry) -> str:
+        inode = link.handle
+        size = int(inode.data.slink.target_size)
+        if size > MAX_PATH or size > int(inode.payload_bytes_available):
+            raise TreeError("the target of a link is too long")
+        target = bytes(self._ffi.buffer(self._ffi.cast("uint8_t *", inode.extra), size))
+        return os.fsdecode(target.split(b"\0", 1)[0])
+
+    def _read(self, file: Entry, offset: int, size: int) -> bytes:
+        if self._data is None:
+            self._open_data()
+        whole = bytearray()
+        while len(whole) < size:
+            wanted = min(size - len(whole), _CHUNK)
+            buffer = self._ffi.new("uint8_t[]", wanted)
+            self._file.begin()
+            got = self._check(
+                self._lib.sqfs_data_reader_read(
+                    self._data, file.handle, offset + len(whole), buffer, wanted
+                )
+            )
+            if not 0 < got <= wanted:
+                raise TreeError("it is shorter than it states")
+            whole += self._ffi.buffer(buffer, got)
+        return bytes(whole)
+
+    def _open_data(self) -> None:
+        self._file.begin()
+        data = self._lib.sqfs_data_reader_create(
+            self._file.object, self._super.block_size, self._unpacker, 0
+        )
+        if data == self._ffi.NULL:
+            raise TreeError("out of memory")
+        data = self._ffi.gc(data, _destroy(self._ffi))
+        self._check(self._lib.sqfs_data_reader_load_fragment_table(data, self._super))
+        self._data = data
+
+
+class _File:
+    """What libsquashfs takes for its file: a window into ours, with a meter."""
+
+    def __init__(self, reader: Reader, offset: int, size: int, budget: Budget) -> None:
+        ffi, _ = _library()
+        self._ffi = ffi
+        self._reader = reader
+        self._offset = offset
+        self._size = size
+        self._budget = budget
+        self._left = MAX_CALL_READS
+        self.problem: TreeError | None = None
+        self._callbacks = (
+            ffi.callback("int(*)(sqfs_file_t *, uint64_t, void *, size_t)", self._read_at, error=-2),
+            ffi.callback("uint64_t(*)(const sqfs_file_t *)", self._get_size, error=0),
+            ffi.callback("void(*)(sqfs_object_t *)", _keep),
+        )
+        self.object = ffi.new("sqfs_file_t *")
+        self.object.read_at, self.object.get_size, self.object.base.destroy = self._callbacks
+
+    def begin(self) -> None:
+        """Allow the next call into libsquashfs its share of reading."""
+        self._left = MAX_CALL_READS
+        self.problem = None
+
+    def take_problem(self) -> TreeError | None:
+        """Return, once, why reading failed if it was for a reason of ours."""
+        problem, self.problem = self.problem, None
+        return problem
+
+    def _read_at(self, _file: Any, offset: int, buffer: Any, size: int) -> int:
+        # Nothing may be raised through C: it would be printed and forgotten.
+        self._left -= 1
+        if offset + size > self._size or size > MAX_PIECE:
+            return _ERROR_BOUNDS
+        try:
+            if self._left < 0:
+                raise TreeError("too much would have to be read for it")
+            self._budget.spend(size)
+            self._reader.read_into(self._offset + offset, self._ffi.buffer(buffer, size))
+        except TreeError as problem:
+            self.problem = problem
+            return _ERROR_IO
+        except Exception as problem:
+            self.problem = TreeError(str(problem))
+            return _ERROR_IO
+        return 0
+
+    def _get_size(self, _file: Any) -> int:
+        return self._size
+
+
+def _keep(_object: Any) -> None:
+    """Do nothing: the object belongs to Python."""
+
+
+def _lzo_unpacker(ffi: Any) -> Any:
+    """Return an LZO unpacker for libsquashfs, which has none, made of liblzo2."""
+    try:
+        lzo = ffi.dlopen("liblzo2.so.2")
+    except OSError:
+        raise NotReadableError(
+            "is packed with LZO: install liblzo2 (Debian: liblzo2-2) to have it read"
+        ) from None
+
+    def unpack(_self: Any, packed: Any, size: int, out: Any, room: int) -> int:
+        length = ffi.new("size_t *", room)
+        code = lzo.lzo1x_decompress_safe(packed, size, out, length, ffi.NULL)
+        return int(length[0]) if code == 0 else _ERROR_COMPRESSOR
+
+    callbacks = (
+        ffi.callback(
+            "int32_t(*)(sqfs_compressor_t *, const uint8_t *, uint32_t, uint8_t *, uint32_t)",
+            unpack,
+            error=_ERROR_COMPRESSOR,
+        ),
+        ffi.callback("void(*)(sqfs_object_t *)", _keep),
+        ffi.callback("sqfs_object_t *(*)(const sqfs_object_t *)", lambda _original: ffi.NULL),
+    )
+    unpacker = ffi.new("sqfs_compressor_t *")
+    unpacker.do_block, unpacker.base.destroy, unpacker.base.copy = callbacks
+    _alive[unpacker] = callbacks
+    return unpacker
+
+
+_alive: dict[Any, Any] = {}
+_loaded: list[Any] = []
+
+
+def _library() -> tuple[Any, Any]:
+    """Return cffi's interface and the loaded library; raise NotReadableError without them."""
+    if not _loaded:
+        try:
+            from slurm_cmeta.image.libsquashfs_abi import ffi
+        except ImportError:
+            raise NotReadableError(f"is not read: cffi is not installed; {HOW_TO_GET}") from None
+        try:
+            _loaded.extend((ffi, ffi.dlopen(LIBRARY)))
+        except OSError:
+            raise NotReadableError(
+                f"is not read: {LIBRARY} is not installed; {HOW_TO_GET}"
+            ) from None
+    return _loaded[0], _loaded[1]
+
+
+def _destroy(ffi: Any) -> Any:
+    """Return what frees an object of libsquashfs: its own first member, as sqfs_destroy() does."""
+
+    def destroy(pointer: Any) -> None:
+        instance = ffi.cast("sqfs_object_t *", pointer)
+        instance.destroy(instance)
+
+    return destroy
