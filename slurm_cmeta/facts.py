@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+Condition = tuple[str, str, str]
+"""Key, operator and value: `("driver", ">=", "470")`."""
+
 DECLARED = "declared"
 """Somebody wrote it down: a label, a header field, a build file."""
 
@@ -26,3 +29,8 @@ class Fact(NamedTuple):
     evidence: str = DECLARED
     hint: bool = False
     """True for a mere wish of the image's author (`optimized for`): a soft requirement."""
+    op: str = ""
+    """The operator of the requirement; empty for the key's own (see requirement.KEYS)."""
+    alternatives: tuple[tuple[Condition, ...], ...] = ()
+    """What would do instead: conjunctions of conditions. The requirement is met by the fact's own
+    condition, or by any conjunction that is met whole."""

@@ -77,7 +77,7 @@ def node_facts(features: Iterable[str]) -> NodeFacts:
 def judge(requirements: Sequence[Requirement], node_class: NodeClass) -> ClassVerdict:
     """Return whether nodes of this class can run an image with these requirements, and why."""
     facts = node_facts(node_class.features)
-    reasons = tuple(_CHECKS[requirement.key](requirement, facts) for requirement in requirements)
+    reasons = tuple(_CHECKS.get(r.key, _not_published)(r, facts) for r in requirements)
     unfit = any(r.strength == HARD and r.verdict == MISMATCH for r in reasons)
     soft = [r.verdict for r in reasons if r.strength == SOFT]
     preferred = not unfit and MATCH in soft and MISMATCH not in soft
@@ -98,6 +98,10 @@ def _reason(requirement: Requirement, has: str | None, verdict: str) -> Reason:
         requirement.source,
         requirement.strength,
     )
+
+
+def _not_published(requirement: Requirement, _: NodeFacts) -> Reason:
+    return _reason(requirement, None, UNCHECKED)
 
 
 def _check_arch(requirement: Requirement, facts: NodeFacts) -> Reason:

@@ -7,16 +7,39 @@ from typing import TYPE_CHECKING, NamedTuple
 from slurm_cmeta import vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from slurm_cmeta.facts import Fact
+    from slurm_cmeta.facts import Condition, Fact
 
 HARD = "hard"
 SOFT = "soft"
 IGNORE = "ignore"
 
-KEYS = {"arch": "=", "cpu": ">="}
-"""Requirement keys in the order in which they are shown, each with its operator."""
+KEYS = {
+    "arch": "=",
+    "cpu": ">=",
+    "isa": ">=",
+    "gpu": "=",
+    "gpu.arch": "=",
+    "cuda": ">=",
+    "driver": ">=",
+    "rocm": ">=",
+    "mpi": "=",
+    "glibc": "<=",
+    "kernel": ">=",
+    "page": "<=",
+    "memory": ">=",
+    "runtime": "=",
+}
+"""Requirement keys in the order in which they are shown, each with its usual operator: what the
+node has stands on the left (`kernel >= 3.2.0`, `page <= 65536`). docs/requirements.md has the
+meaning of each."""
+
+SOFT_KEYS = frozenset(("glibc", "memory", "mpi"))
+"""Keys that are soft whatever the evidence (design, section 5)."""
+
+_SEVERAL_PAGE_SIZES = frozenset(("aarch64", "ppc64le", "loongarch64", "mips64el", "mipsel"))
+"""Families whose kernels come with pages of different sizes; all others have 4 KiB."""
 
 
 class Requirement(NamedTuple):
@@ -29,6 +52,8 @@ class Requirement(NamedTuple):
     """`hard`: a node without it cannot run the image. `soft`: a node with it is preferred."""
     evidence: str
     source: str
+    alternatives: tuple[tuple[Condition, ...], ...] = ()
+    """Conjunctions of conditions, any of which would do as well; see facts.Fact."""
 
 
 def from_facts(
@@ -40,17 +65,23 @@ def from_facts(
     which is hard unless the fact is a mere hint. A CPU that another, at least equally strong
     requirement implies is left out, as is a CPU target that names only an architecture.
     """
+    known = list(facts)
     found: list[Requirement] = []
-    for fact in facts:
-        if fact.key not in KEYS:
+    for fact in known:
+        if fact.key not in KEYS or not _asks(fact, known):
             continue
-        strength = (strengths or {}).get(fact.key) or (SOFT if fact.hint else HARD)
+        soft = fact.hint or fact.key in SOFT_KEYS
+        strength = (strengths or {}).get(fact.key) or (SOFT if soft else HARD)
         if strength == IGNORE:
             continue
-        if fact.key == "cpu" and _is_family(fact.value):
-            continue
         requirement = Requirement(
-            fact.key, KEYS[fact.key], fact.value, strength, fact.evidence, fact.source
+            fact.key,
+            fact.op or KEYS[fact.key],
+            fact.value,
+            strength,
+            fact.evidence,
+            fact.source,
+            fact.alternatives,
         )
         if not any(_same(requirement, other) for other in found):
             found.append(requirement)
@@ -59,13 +90,26 @@ def from_facts(
     return sorted(kept, key=lambda r: (order.index(r.key), r.strength, r.value))
 
 
+def _asks(fact: Fact, known: Sequence[Fact]) -> bool:
+    """Tell whether a fact of a requirement's key asks anything of a node."""
+    if fact.key == "cpu":
+        return not _is_family(fact.value)
+    if fact.key == "glibc":  # asks something of host libraries only where a runtime injects them
+        return any(other.key == "gpu" and other.value in ("nvidia", "amd") for other in known)
+    if fact.key == "page":
+        return any(o.key == "arch" and o.value in _SEVERAL_PAGE_SIZES for o in known)
+    return True
+
+
 def _is_family(value: str) -> bool:
     cpu = vocabulary.cpu(value)
     return cpu is not None and cpu.family == cpu.name
 
 
 def _same(a: Requirement, b: Requirement) -> bool:
-    return (a.key, a.value, a.strength) == (b.key, b.value, b.strength)
+    return (a.key, a.op, a.value, a.strength, a.alternatives) == (
+        *(b.key, b.op, b.value, b.strength, b.alternatives),
+    )
 
 
 def _implies(stronger: Requirement, weaker: Requirement) -> bool:
@@ -77,4 +121,6 @@ def _implies(stronger: Requirement, weaker: Requirement) -> bool:
     if stronger.key == "cpu" and stronger.value != weaker.value:
         a, b = vocabulary.cpu(stronger.value), vocabulary.cpu(weaker.value)
         return a is not None and b is not None and a.runs(b)
-    return stronger.value == weaker.value and stronger.strength != weaker.strength
+    if stronger.strength == weaker.strength:
+        return False
+    return stronger[:3] == weaker[:3] and stronger.alternatives == weaker.alternatives

@@ -24,12 +24,14 @@ class ImageReport(NamedTuple):
     warnings: list[str]
 
 
-def read_image(path: str, config: Config) -> ImageReport:
+def read_image(path: str, config: Config, *, deep: bool = False) -> ImageReport:
     """Read the image and draw its requirements under the site's policy.
+
+    With `deep` all of it is read, the instructions in its programs included.
 
     Raises ImageError when it cannot be read at all; what could not be understood is a warning.
     """
-    with open_image(path) as image:
+    with open_image(path, deep=deep) as image:
         facts = evidence.read(image)
         labels = image.labels()
         return ImageReport(

@@ -15,6 +15,7 @@ from slurm_cmeta.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from slurm_cmeta.requirement import Requirement
     from slurm_cmeta.submission import ImageReport
 
 SCHEMA = "cmeta.image/1"
@@ -108,10 +109,21 @@ def _as_json(report: ImageReport) -> dict[str, Any]:
         "path": report.path,
         "format": report.format,
         "facts": [{"key": f.key, "value": f.value, "source": f.source} for f in report.facts],
-        "requires": [requirement._asdict() for requirement in report.requirements],
+        "requires": [_requirement_as_json(requirement) for requirement in report.requirements],
         "labels": report.labels,
         "warnings": report.warnings,
     }
+
+
+def _requirement_as_json(requirement: Requirement) -> dict[str, Any]:
+    shown = requirement._asdict()
+    alternatives = shown.pop("alternatives")
+    if alternatives:
+        shown["alternatives"] = [
+            [{"key": key, "op": op, "value": value} for key, op, value in conjunction]
+            for conjunction in alternatives
+        ]
+    return shown
 
 
 def _lines(report: ImageReport) -> list[str]:

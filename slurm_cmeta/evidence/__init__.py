@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_cmeta.evidence import architecture, cpu, description
+from slurm_cmeta.evidence import architecture, cpu, description, libc
+from slurm_cmeta.evidence.subject import Subject
 
 if TYPE_CHECKING:
     from slurm_cmeta.facts import Fact
@@ -17,8 +18,12 @@ def read(image: Image) -> list[Fact]:
     """Return all facts about `image`, those that become requirements first.
 
     What contradicts better evidence or cannot be understood gives no fact but a warning of the
-    image. Raises ImageError if the file cannot be read any more.
+    image. An image opened with `deep` is read whole, which may take minutes. Raises ImageError if
+    the file cannot be read any more.
     """
-    facts = architecture.read(image)
-    family = facts[0].value if facts else None
-    return [*facts, *cpu.read(image, family), *description.read(image)]
+    subject = Subject(image)
+    facts = architecture.read(subject)
+    subject.family = facts[0].value if facts else None
+    for module in (cpu, libc, description):
+        facts += module.read(subject)
+    return facts

@@ -9,14 +9,16 @@ from slurm_cmeta.facts import Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from slurm_cmeta.evidence.subject import Subject
     from slurm_cmeta.image import Image
 
 _YEAR_10000 = 253402300800
 """First second, after 1970, that needs a year of five digits."""
 
 
-def read(image: Image) -> list[Fact]:
+def read(subject: Subject) -> list[Fact]:
     """Return the facts runtime, format, filesystem, base, bootstrap, created, signed, ..."""
+    image = subject.image
     content = image.content
     facts: list[Fact] = []
     if content.encrypted:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from slurm_cmeta.evidence import elf, ldcache
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from slurm_cmeta.evidence.elf import Elf
     from slurm_cmeta.image import Image
@@ -18,6 +20,43 @@ LOADER = "loader"
 LIBC = "libc"
 APPLICATION = "application"
 """A file that is not the distribution's."""
+
+MAX_PROGRAMS = 4
+"""Programs of the runscript that are looked at: real ones start one."""
+
+MAX_APPLICATIONS = 6
+"""Programs outside the distribution's directories that a quick look takes."""
+
+MAX_SCRIPT_LINES = 100
+MAX_LISTED = 64
+"""Names of one directory of programs that a quick look takes."""
+
+MAX_LIBRARY_NAMES = 2048
+"""Names of one directory of libraries that are taken."""
+
+CHUNK = 64 * 1024
+"""Bytes of a program that are read and kept at once: half a squashfs block."""
+
+PROGRAM_DIRECTORIES = ("/usr/local/bin", "/opt/view/bin", "/opt/views/view/bin", "/app", "/app/bin")
+LIBRARY_DIRECTORIES = (
+    *("/usr/local/lib", "/usr/local/lib64", "/usr/local/cuda/lib64", "/opt/rocm/lib"),
+    *("/opt/view/lib", "/opt/view/lib64", "/opt/views/view/lib", "/opt/views/view/lib64"),
+)
+DEFAULT_LIBRARY_DIRECTORIES = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
+"""Where loaders look by default (ld.so(8), musl ldso/dynlink.c); Debian's carry a triplet, too."""
+
+TRIPLETS = {
+    "x86_64": "x86_64-linux-gnu",
+    "aarch64": "aarch64-linux-gnu",
+    "ppc64le": "powerpc64le-linux-gnu",
+    "riscv64": "riscv64-linux-gnu",
+    "s390x": "s390x-linux-gnu",
+    "x86": "i386-linux-gnu",
+    "arm": "arm-linux-gnueabihf",
+}
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_STARTERS = frozenset(("exec", "env", "nice", "time", "command", "sh", "bash", "-c", "/bin/sh"))
 
 
 class Binary(NamedTuple):
@@ -40,27 +79,190 @@ class Subject:
     warnings:    the image's own; add(text) says each thing once
     """
 
-    def __init__(self, image: Image, *, deep: bool) -> None:
+    def __init__(self, image: Image) -> None:
         self.image = image
-        self.deep = deep
+        self.deep = image.deep
         self.warnings = image.warnings
+        self.tree: FileTree | None = image.tree()
         self.labels: Mapping[str, str] = image.labels()
         self.environment: Mapping[str, str] = image.environment()
-        self.tree: FileTree | None = image.tree(deep=deep)
         self.family: str | None = None
+        self._programs: list[Binary] | None = None
+        self._libraries: dict[str, str] | None = None
+        self._cache: dict[str, str] | None = None
+        self._elves: dict[str, Elf | None] = {}
+
+    def elf(self, entry: Entry | None) -> Elf | None:
+        """Return the ELF file at `entry`, None if it is none; each is read once."""
+        if entry is None or self.tree is None:
+            return None
+        if entry.path not in self._elves:
+            self._elves[entry.path] = elf.open_elf(reading(self.tree, entry), entry.size)
+        return self._elves[entry.path]
 
     def programs(self) -> list[Binary]:
         """Return the few ELF files that tell what the image needs: a handful, looked up once."""
-        raise NotImplementedError
+        if self._programs is None:
+            found: dict[str, Binary] = {}
+            for role, entry in self._candidates():
+                binary = self.elf(entry)
+                if binary is not None and entry.path not in found:
+                    found[entry.path] = Binary(entry, binary, role)
+            for binary_ in list(found.values()):
+                self._add_loader_and_libc(binary_, found)
+            self._programs = list(found.values())
+        return self._programs
+
+    def library(self, soname: str, of: Elf | None = None) -> Entry | None:
+        """Return the shared library that the image's loader would take for `soname`.
+
+        `of` is the program that asks for it: its own search path counts first.
+        """
+        if self.tree is None or "/" in soname:
+            return None
+        for directory in (*(of.search if of else ()), *self._library_path()):
+            if directory.startswith("/"):
+                entry = self.tree.find(f"{directory}/{soname}")
+                if entry is not None:
+                    return entry
+        path = self._known_to_loader().get(soname)
+        if path is not None:
+            return self.tree.find(path)
+        for directory in self._default_directories():
+            entry = self.tree.find(f"{directory}/{soname}")
+            if entry is not None:
+                return entry
+        return None
 
     def libraries(self) -> Mapping[str, str]:
-        """Return soname -> path of the shared libraries that the image's loader would find."""
-        raise NotImplementedError
+        """Return soname -> path of the shared libraries that a loader in the image would find."""
+        if self._libraries is None:
+            found: dict[str, str] = {}
+            if self.tree is not None:
+                directories = [*self._library_path(), *LIBRARY_DIRECTORIES, *self._below_opt("lib")]
+                if not self._known_to_loader():
+                    directories += self._default_directories()
+                for directory in dict.fromkeys(directories):
+                    for name, _ in self.tree.list(directory, MAX_LIBRARY_NAMES):
+                        if ".so" in name:
+                            found.setdefault(name, f"{directory}/{name}")
+                for name, path in self._known_to_loader().items():
+                    found.setdefault(name, path)
+            self._libraries = found
+        return self._libraries
 
-    def library(self, soname: str) -> Entry | None:
-        """Return the shared library that the image's loader would take for `soname`."""
-        raise NotImplementedError
+    def _known_to_loader(self) -> dict[str, str]:
+        if self._cache is None:
+            self._cache = {}
+            if self.tree is not None:
+                entry = self.tree.find(ldcache.PATH)
+                self._cache = ldcache.read(self.tree.read(entry, 0, ldcache.MAX_CACHE))
+        return self._cache
 
-    def application(self) -> Iterator[Binary]:
-        """Yield every ELF file that is not the distribution's; only where `deep`."""
-        raise NotImplementedError
+    def _library_path(self) -> list[str]:
+        path = self.environment.get("LD_LIBRARY_PATH", "")
+        return [d for d in path.split(":")[:16] if d.startswith("/") and "$" not in d]
+
+    def _default_directories(self) -> list[str]:
+        triplet = TRIPLETS.get(self.family or "")
+        debian = [f"/lib/{triplet}", f"/usr/lib/{triplet}"] if triplet else []
+        return [*debian, *DEFAULT_LIBRARY_DIRECTORIES]
+
+    def _below_opt(self, name: str) -> list[str]:
+        if self.tree is None:
+            return []
+        return [
+            f"/opt/{each}/{name}"
+            for each, kind in self.tree.list("/opt", MAX_LISTED)[:16]
+            if kind in ("directory", "symlink")
+        ]
+
+    def _candidates(self) -> Iterator[tuple[str, Entry]]:
+        """Yield the files that may be programs worth a look, those that matter most first."""
+        if self.tree is None:
+            return
+        started = 0
+        for word in self._started():
+            entry = self.tree.find(word)
+            if entry is not None and entry.kind == "file" and started < MAX_PROGRAMS:
+                started += 1
+                yield PROGRAM, self._interpreter_of(entry) or entry
+        shell = self.tree.find("/bin/sh")
+        if shell is not None:
+            yield SHELL, shell
+        taken = 0
+        for directory in (*PROGRAM_DIRECTORIES, *self._below_opt("bin")):
+            for name, kind in self.tree.list(directory, MAX_LISTED):
+                if kind == "file" and taken < MAX_APPLICATIONS:
+                    entry = self.tree.find(f"{directory}/{name}")
+                    if entry is not None and self.elf(entry) is not None:
+                        taken += 1
+                        yield APPLICATION, entry
+
+    def _started(self) -> Iterator[str]:
+        """Yield the paths of what the image starts, as its entry point and runscript have them."""
+        script, words = self.image.run()
+        lines = [" ".join(words)] if words else []
+        lines += script.splitlines()[:MAX_SCRIPT_LINES]
+        for line in lines:
+            for word in line.split()[:8]:
+                plain = word.strip("\"'")
+                if plain in _STARTERS or plain.startswith("-") or "=" in plain:
+                    continue
+                path = self._in_path(plain)
+                if path is not None:
+                    yield path
+                break
+
+    def _in_path(self, word: str) -> str | None:
+        if self.tree is None or not word or word.startswith(("#", "$")):
+            return None
+        if "/" in word:
+            return word
+        for directory in self.environment.get("PATH", _DEFAULT_PATH).split(":")[:16]:
+            if directory.startswith("/") and self.tree.find(f"{directory}/{word}") is not None:
+                return f"{directory}/{word}"
+        return None
+
+    def _interpreter_of(self, entry: Entry) -> Entry | None:
+        """Return the interpreter that a script's first line names."""
+        assert self.tree is not None
+        head = self.tree.read(entry, 0, 256)
+        if not head.startswith(b"#!"):
+            return None
+        words = head[2:].split(b"\n", 1)[0].decode("utf-8", "replace").split()
+        if words and words[0].endswith("/env") and len(words) > 1:
+            path = self._in_path(words[1])
+            return self.tree.find(path) if path else None
+        return self.tree.find(words[0]) if words else None
+
+    def _add_loader_and_libc(self, binary: Binary, found: dict[str, Binary]) -> None:
+        if self.tree is None or not binary.elf.interpreter.startswith("/"):
+            return
+        loader = self.tree.find(binary.elf.interpreter)
+        libc = self.library("libc.so.6", binary.elf) if "libc.so.6" in binary.elf.needed else None
+        for role, entry in ((LOADER, loader), (LIBC, libc)):
+            read = self.elf(entry)
+            if entry is not None and read is not None:
+                found.setdefault(entry.path, Binary(entry, read, role))
+
+
+def reading(tree: FileTree, entry: Entry) -> Callable[[int, int], bytes]:
+    """Return what reads a file as open_elf() wants it, remembering the chunks it has read."""
+    chunks: dict[int, bytes] = {}
+
+    def chunk(number: int) -> bytes:
+        if number not in chunks:
+            if len(chunks) >= 8:
+                chunks.clear()
+            chunks[number] = tree.read(entry, number * CHUNK, CHUNK)
+        return chunks[number]
+
+    def read(offset: int, size: int) -> bytes:
+        if size > 4 * CHUNK:
+            return tree.read(entry, offset, size)
+        first, last = offset // CHUNK, (offset + size - 1) // CHUNK
+        data = b"".join(chunk(number) for number in range(first, last + 1))
+        return data[offset - first * CHUNK :][:size]
+
+    return read

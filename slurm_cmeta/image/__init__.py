@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_cmeta.image import filetree, sif, unread
-from slurm_cmeta.image.content import Content, Signature, Stated, StoredObject, Warnings
+from slurm_cmeta.image import sif, singularityd, unread
+from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
+from slurm_cmeta.image.filetree import deep_budget, quick_budget
 from slurm_cmeta.image.reader import Identity, Reader, error
 
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
+    from slurm_cmeta.image.filetree import FileTree
+
 __all__ = [
     "Content",
     "Identity",
     "Image",
+    "Run",
     "Signature",
     "Stated",
     "StoredObject",
@@ -32,34 +36,57 @@ FORMATS: tuple[ModuleType, ...] = (sif,)
 class Image:
     """An open image. Close it, use it in a `with` statement, or let go of it."""
 
-    __slots__ = ("_tree", "content", "format", "identity", "path", "reader", "warnings")
+    __slots__ = ("_tree", "content", "deep", "format", "identity", "path", "reader", "warnings")
 
-    def __init__(self, reader: Reader, content: Content, warnings: Warnings) -> None:
+    def __init__(self, reader: Reader, content: Content, warnings: Warnings, deep: bool) -> None:
         self.path = reader.path
         self.format = content.format
         self.identity = reader.identity
         self.content = content
         self.warnings = warnings
         self.reader = reader
-        self._tree: filetree.FileTree | None | bool = False
+        self.deep = deep
+        """Whether all of the image may be read, whatever that costs."""
+        self._tree: FileTree | bool | None = False
 
     def labels(self) -> dict[str, str]:
         """Return the image's labels; reads them when first asked, which may add warnings."""
-        return self.content.labels()
+        found = self.content.labels()
+        if not found and self._has_singularity_d():
+            found = singularityd.labels(self._opened(), self.warnings)
+        return found
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that the image sets; reads them when first asked."""
-        return self.content.environment()
+        """Return the variables that the image sets; reads them when asked."""
+        found = self.content.environment()
+        if not found and self._has_singularity_d():
+            found = singularityd.environment(self._opened())
+        return found
 
-    def tree(self, *, deep: bool = False) -> filetree.FileTree | None:
+    def run(self) -> Run:
+        """Return what starts when the image is run without a command; reads it when asked."""
+        found = self.content.run()
+        if found == Run() and self._has_singularity_d():
+            found = singularityd.run(self._opened())
+        return found
+
+    def tree(self) -> FileTree | None:
         """Return the files in the image, or None where they cannot be read: a warning says why.
 
         Opened when first asked, with the budget of a submission or that of a `deep` look.
         """
         if isinstance(self._tree, bool):
-            budget = filetree.deep_budget() if deep else filetree.quick_budget()
-            self._tree = self.content.open_tree(budget)
+            self._tree = self.content.open_tree(deep_budget() if self.deep else quick_budget())
         return self._tree
+
+    def _opened(self) -> FileTree:
+        tree = self.tree()
+        assert tree is not None
+        return tree
+
+    def _has_singularity_d(self) -> bool:
+        tree = self.tree()
+        return tree is not None and tree.find(singularityd.DIRECTORY) is not None
 
     def close(self) -> None:
         """Close the file. What was not read by then cannot be read any more."""
@@ -77,12 +104,13 @@ class Image:
         self.close()
 
 
-def open_image(path: str) -> Image:
+def open_image(path: str, *, deep: bool = False) -> Image:
     """Open the image at `path` and read what it is: one read for most images.
 
     Raises ImageError with the one-line message `PATH: reason` if it cannot be read, is no image
     of a known format, or is damaged where the damage matters. Lesser damage (broken labels, an
-    object outside the file) becomes a warning of the image.
+    object outside the file) becomes a warning of the image. With `deep`, all of the image may be
+    read later on, whatever that costs.
     """
     reader = Reader(path)
     try:
@@ -93,7 +121,7 @@ def open_image(path: str) -> Image:
             if module.recognises(head):
                 warnings = Warnings()
                 content: Content = module.read(reader, warnings)
-                return Image(reader, content, warnings)
+                return Image(reader, content, warnings, deep)
         raise error(path, unread.name(head))
     except BaseException:
         reader.close()

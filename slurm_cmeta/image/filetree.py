@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from slurm_cmeta.image.content import Warnings
 
@@ -213,7 +213,7 @@ class FileTree:
                         )
             stack += reversed(deeper)
 
-    def _children(self, directory: Entry) -> list[Entry]:
+    def _children(self, directory: Entry) -> Sequence[Entry]:
         """Return files and directories of one directory, looked up one by one.
 
         An implementation that gets the entries with the names overrides it.

@@ -1,10 +1,11 @@
-"""Labels from the JSON objects that Apptainer and SingularityCE store in clear text in an image.
+"""The JSON objects that Apptainer and SingularityCE store in clear text in an image.
 
 Shape of `inspect-metadata.json` (apptainer pkg/inspect/metadata.go):
-    {"data": {"attributes": {"labels": {KEY: VALUE}, ...}}, "type": "container"}
+    {"data": {"attributes": {"labels": {KEY: VALUE}, "environment": {PATH: SCRIPT},
+                             "runscript": SCRIPT, ...}}, "type": "container"}
 Shape of `oci-config.json`: the `config` member of an OCI image configuration
-(image-spec config.md): {"Env": [...], "Labels": {KEY: VALUE}, ...}; the whole configuration,
-with the labels under `config`, is taken as well.
+(image-spec config.md): {"Env": ["KEY=VALUE"], "Labels": {KEY: VALUE}, "Entrypoint": [...],
+"Cmd": [...], ...}; the whole configuration, which has that under `config`, is taken as well.
 """
 
 from __future__ import annotations
@@ -21,63 +22,165 @@ MAX_JSON = 1024 * 1024
 hurt (`[[],[],...`) grows to about 25 MB in memory. Nesting is bounded by Python's own recursion
 limit, which the parser keeps."""
 
+MAX_VARIABLES = 1000
+"""Variables of an environment that are kept: real images have up to about 80."""
 
-def labels_of(data: bytes, name: str, warnings: Warnings) -> dict[str, str]:
-    """Return the labels in the JSON object `data`, called `name`; what is no label is left out.
+MAX_SCRIPT = 64 * 1024
+"""Characters of a script that are looked at; real ones have a few hundred."""
+
+MAX_WORDS = 64
+"""Words of an entry point that are kept."""
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+
+
+def parse(data: bytes, name: str, warnings: Warnings) -> dict[str, Any] | None:
+    """Return the JSON object `data`, called `name`, or None with a warning.
 
     Of equal keys the last one counts, and bytes that are not UTF-8 become U+FFFD, both as in Go's
     encoding/json, by which Apptainer reads the same object.
     """
-    document = _parse(data, name, warnings)
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        warnings.add(f"{name} is not a JSON object: its labels are ignored")
-        return {}
-    found = _find(document, ("data", "attributes", "labels"))
-    if found is None:
-        found = _find(document, ("Labels",))
-    if found is None:
-        found = _find(document, ("config", "Labels"))
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        warnings.add(f"the labels in {name} are not a JSON object: they are ignored")
-        return {}
-    labels = {_text(key): _text(value) for key, value in found.items() if isinstance(value, str)}
-    if len(labels) < len(found):
-        odd = [key for key, value in found.items() if not isinstance(value, str)]
-        if odd:
-            warnings.add(
-                f"{name} holds {len(odd)} label(s) that are not text, ignored: {clean(odd[0], 60)}"
-                + (", ..." if len(odd) > 1 else "")
-            )
-    return labels
-
-
-def _parse(data: bytes, name: str, warnings: Warnings) -> Any:
     import json
 
     try:
         # No label is a number; leaving numbers unconverted keeps a megabyte of digits harmless.
-        return json.loads(
+        document = json.loads(
             data.decode("utf-8", "replace"),
             parse_int=_not_text,
             parse_float=_not_text,
             parse_constant=_not_text,
         )
     except RecursionError:
-        warnings.add(f"{name} is nested too deeply: its labels are ignored")
+        warnings.add(f"{name} is nested too deeply: it is ignored")
+        return None
     except ValueError:
-        warnings.add(f"{name} is not valid JSON: its labels are ignored")
-    return None
+        warnings.add(f"{name} is not valid JSON: it is ignored")
+        return None
+    if not isinstance(document, dict):
+        warnings.add(f"{name} is not a JSON object: it is ignored")
+        return None
+    return document
+
+
+def labels(document: Any, name: str, warnings: Warnings) -> dict[str, str]:
+    """Return the labels in a metadata object called `name`; what is no text is left out."""
+    found = _find(document, "data", "attributes", "labels")
+    if found is None:
+        found = _find(document, "Labels")
+    if found is None:
+        found = _find(document, "config", "Labels")
+    if found is None:
+        return {}
+    return text_labels(found, name, warnings)
+
+
+def text_labels(found: Any, name: str, warnings: Warnings) -> dict[str, str]:
+    """Return the members of the JSON object `found` that are text; a warning names the others."""
+    if not isinstance(found, dict):
+        warnings.add(f"the labels in {name} are not a JSON object: they are ignored")
+        return {}
+    kept = {_text(key): _text(value) for key, value in found.items() if isinstance(value, str)}
+    odd = [key for key, value in found.items() if not isinstance(value, str)]
+    if odd:
+        warnings.add(
+            f"{name} holds {len(odd)} label(s) that are not text, ignored: {clean(odd[0], 60)}"
+            + (", ..." if len(odd) > 1 else "")
+        )
+    return kept
+
+
+def oci_environment(document: Any) -> dict[str, str]:
+    """Return the variables that an OCI configuration sets."""
+    found = _find(document, "Env")
+    if found is None:
+        found = _find(document, "config", "Env")
+    return variables(found)
+
+
+def variables(found: Any) -> dict[str, str]:
+    """Return the variables in a list of `KEY=VALUE`; what is none is left out."""
+    kept: dict[str, str] = {}
+    for word in found[:MAX_VARIABLES] if isinstance(found, list) else ():
+        if isinstance(word, str):
+            key, equals, value = word.partition("=")
+            if equals and key:
+                kept[_text(key)] = _text(value)
+    return kept
+
+
+def script_environment(document: Any) -> dict[str, str]:
+    """Return the variables that the environment scripts of inspect-metadata.json set plainly."""
+    scripts = _find(document, "data", "attributes", "environment")
+    kept: dict[str, str] = {}
+    for name in sorted(scripts)[:MAX_WORDS] if isinstance(scripts, dict) else ():
+        if isinstance(scripts[name], str):
+            kept.update(exported(scripts[name]))
+    return kept
+
+
+def exported(script: str) -> dict[str, str]:
+    """Return what the lines `export KEY=VALUE` of a shell script set.
+
+    No shell is run: a value with an expansion in it is left out, but for the form
+    `${KEY:-"VALUE"}` with which Apptainer writes the environment of an OCI image
+    (internal/pkg/build/sources/conveyorPacker_oci.go).
+    """
+    kept: dict[str, str] = {}
+    for line in script[:MAX_SCRIPT].splitlines():
+        words = line.strip()
+        if words.startswith("export "):
+            words = words[7:].lstrip()
+        key, equals, value = words.partition("=")
+        if not equals or not key or not _PLAIN.issuperset(key) or len(kept) >= MAX_VARIABLES:
+            continue
+        plain = _unquoted(value.strip(), key)
+        if plain is not None:
+            kept[key] = _text(plain)
+    return kept
+
+
+def _unquoted(value: str, key: str) -> str | None:
+    for start, end in ((f'"${{{key}:-"', '"}"'), (f'"${{{key}:-', '}"'), (f"${{{key}:-", "}")):
+        if value.startswith(start) and value.endswith(end):
+            value = value[len(start) : -len(end)]
+            break
+    else:
+        if len(value) > 1 and value[0] == value[-1] == "'":
+            return value[1:-1] if "'" not in value[1:-1] else None
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        elif any(c in value for c in " \t;&|<>()'\"#*?"):
+            return None
+    for escape in ('\\"', "\\$", "\\`", "\\\\"):
+        value = value.replace(escape, escape[1] if escape != "\\$" else "\0")
+    if "$" in value or "`" in value:
+        return None
+    return value.replace("\0", "$")
+
+
+def runscript(document: Any) -> str:
+    """Return the runscript in inspect-metadata.json, empty if there is none."""
+    found = _find(document, "data", "attributes", "runscript")
+    return found[:MAX_SCRIPT] if isinstance(found, str) else ""
+
+
+def entry_point(document: Any) -> tuple[str, ...]:
+    """Return Entrypoint and Cmd of an OCI configuration as one command."""
+    words: list[str] = []
+    for key in ("Entrypoint", "Cmd"):
+        found = _find(document, key)
+        if found is None:
+            found = _find(document, "config", key)
+        if isinstance(found, list):
+            words += [_text(word) for word in found[:MAX_WORDS] if isinstance(word, str)]
+    return tuple(words[:MAX_WORDS])
 
 
 def _not_text(_: str) -> int:
     return 0
 
 
-def _find(document: Any, path: tuple[str, ...]) -> Any:
+def _find(document: Any, *path: str) -> Any:
     for step in path:
         if not isinstance(document, dict):
             return None

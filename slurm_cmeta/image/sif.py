@@ -33,14 +33,16 @@ each is checked before it is used.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slurm_cmeta.image.content import Content, Signature, Stated, StoredObject, Warnings
-from slurm_cmeta.image.metadata import MAX_JSON, labels_of
+from slurm_cmeta.image import metadata
+from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
+from slurm_cmeta.image.metadata import MAX_JSON
 from slurm_cmeta.image.reader import error
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from slurm_cmeta.image.filetree import Budget, FileTree
     from slurm_cmeta.image.reader import Reader
 
 MAX_DESCRIPTORS = 1024
@@ -104,11 +106,15 @@ FILESYSTEMS = {
     5: "encrypted-squashfs",
     6: "gocryptfs-squashfs",
 }
+SQUASHFS = 1
 ENCRYPTED = frozenset((5, 6))
 PRIMARY = 2
+OVERLAY = 4
 HASHES = {1: "sha256", 2: "sha384", 3: "sha512", 4: "blake2s-256", 5: "blake2b-256"}
 
-_LABEL_OBJECTS = ("inspect-metadata.json", "oci-config.json")
+_INSPECT = "inspect-metadata.json"
+_OCI_CONFIG = "oci-config.json"
+_METADATA_OBJECTS = (_INSPECT, _OCI_CONFIG)
 """Weakest last: Apptainer builds the first from the second and the definition file."""
 
 
@@ -152,7 +158,7 @@ class Descriptor(NamedTuple):
 class Partition(NamedTuple):
     """The primary system partition."""
 
-    number: int
+    stored: StoredObject
     filesystem: int
     architecture: bytes
 
@@ -172,18 +178,21 @@ def read(reader: Reader, warnings: Warnings) -> Sif:
 class Sif(Content):
     """A SIF's header and objects. Labels and definition file are read when asked for."""
 
-    __slots__ = ("_labels", "_reader", "_warnings", "header", "partition")
+    __slots__ = ("_documents", "_labels", "_reader", "_warnings", "header", "overlays", "partition")
 
     def __init__(self, reader: Reader, warnings: Warnings) -> None:
         super().__init__("sif", "SIF")
         self._reader = reader
         self._warnings = warnings
         self._labels: dict[str, str] | None = None
+        self._documents: dict[str, Any] = {}
         self.header = _read_header(reader)
         self._check_data_section()
         objects: list[StoredObject] = []
         signatures: list[Signature] = []
         primaries: list[tuple[StoredObject, Partition]] = []
+        self.overlays: list[int] = []
+        """Numbers of the partitions that a runtime lays over the system partition."""
         oci = False
         for descriptor in _read_descriptors(reader, self.header):
             stored = self._stored(descriptor)
@@ -192,7 +201,9 @@ class Sif(Content):
                 filesystem, kind = _TWO_INTS.unpack_from(descriptor.extra)
                 if kind == PRIMARY:
                     code = descriptor.extra[8:11]
-                    primaries.append((stored, Partition(stored.number, filesystem, code)))
+                    primaries.append((stored, Partition(stored, filesystem, code)))
+                elif kind == OVERLAY:
+                    self.overlays.append(stored.number)
             elif descriptor.type == SIGNATURE:
                 signatures.append(_signature(stored, descriptor.extra))
             elif descriptor.type in (OCI_ROOT_INDEX, OCI_BLOB):
@@ -210,10 +221,45 @@ class Sif(Content):
         """
         if self._labels is None:
             found: dict[str, str] = {}
-            for name in reversed(_LABEL_OBJECTS):
-                found.update(self._labels_in(name))
+            for name in reversed(_METADATA_OBJECTS):
+                found.update(metadata.labels(self._document(name), name, self._warnings))
             self._labels = found
         return self._labels
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of oci-config.json and of the scripts in inspect-metadata.json."""
+        return {
+            **metadata.oci_environment(self._document(_OCI_CONFIG)),
+            **metadata.script_environment(self._document(_INSPECT)),
+        }
+
+    def run(self) -> Run:
+        """Return the runscript of inspect-metadata.json and the entry point of oci-config.json."""
+        return Run(
+            metadata.runscript(self._document(_INSPECT)),
+            metadata.entry_point(self._document(_OCI_CONFIG)),
+        )
+
+    def open_tree(self, budget: Budget) -> FileTree | None:
+        """Return the files in the system partition, where that is a squashfs in clear."""
+        stored = self.partition.stored
+        what = f"the {self.filesystem} in SIF partition {stored.number}"
+        if self.partition.filesystem != SQUASHFS:
+            how = "is encrypted" if self.encrypted else "is not read"
+            self._warnings.add(f"{what} {how}: only header and metadata were looked at")
+            return None
+        self._warn_of_overlays()
+        from slurm_cmeta.image.squashfs import open_squashfs
+
+        return open_squashfs(self._reader, stored.offset, stored.size, what, self._warnings, budget)
+
+    def _warn_of_overlays(self) -> None:
+        if self.overlays:
+            numbers = ", ".join(map(str, self.overlays[:4]))
+            self._warnings.add(
+                f"SIF partition {numbers} lies over the system partition: "
+                "what it changes is not read"
+            )
 
     def deffile(self) -> str:
         """Return the first MAX_DEFFILE bytes of the definition file as text, or nothing."""
@@ -293,7 +339,7 @@ class Sif(Content):
 
     def _describe(self) -> None:
         header, partition = self.header, self.partition
-        source = f"SIF partition descriptor {partition.number}"
+        source = f"SIF partition descriptor {partition.stored.number}"
         self.filesystem = FILESYSTEMS.get(partition.filesystem, f"type {partition.filesystem}")
         self.filesystem_source = source
         self.encrypted = partition.filesystem in ENCRYPTED
@@ -320,17 +366,23 @@ class Sif(Content):
             self._warnings.add(f"the {where} states the unknown architecture code {shown}")
         return name
 
-    def _labels_in(self, name: str) -> dict[str, str]:
+    def _document(self, name: str) -> Any:
+        """Return the JSON object called `name`, None if there is none; each is parsed once."""
+        if name not in self._documents:
+            self._documents[name] = self._read_document(name)
+        return self._documents[name]
+
+    def _read_document(self, name: str) -> Any:
         for stored in self.objects:
             if stored.kind == KINDS[JSON] and stored.name == name and stored.readable:
                 if stored.size > MAX_JSON:
                     self._warnings.add(
                         f"{name} has {stored.size} bytes, more than {MAX_JSON}: it is ignored"
                     )
-                    return {}
+                    return None
                 data = self._reader.read(stored.offset, stored.size)
-                return labels_of(data, name, self._warnings)
-        return {}
+                return metadata.parse(data, name, self._warnings)
+        return None
 
 
 def _read_header(reader: Reader) -> Header:

@@ -25,7 +25,7 @@ from slurm_cmeta.image.filetree import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget
@@ -77,6 +77,20 @@ class NotReadableError(Exception):
     """The squashfs cannot be opened; the message says why."""
 
 
+def open_squashfs(
+    reader: Reader, offset: int, size: int, what: str, warnings: Warnings, budget: Budget
+) -> FileTree | None:
+    """Return the files in a squashfs, or None where they cannot be read: a warning says why.
+
+    The file system lies `size` bytes long at `offset` of the file; `what` names it in warnings.
+    """
+    try:
+        return SquashfsTree(reader, offset, size, what, warnings, budget)
+    except NotReadableError as problem:
+        warnings.add(f"{what} {problem}: only header and metadata were looked at")
+        return None
+
+
 class SquashfsTree(FileTree):
     """The files in the squashfs that lies at `offset` in a file, `size` bytes long."""
 
@@ -85,13 +99,13 @@ class SquashfsTree(FileTree):
     ) -> None:
         """Open the file system; raise NotReadableError if that cannot be done."""
         super().__init__(warnings, budget, what)
-        self._file = _File(reader, offset, size, budget)
-        self._directories: Any = None
-        self._data: Any = None
         ffi, library = _library()
         self._ffi, self._lib = ffi, library
+        self._window = _Window(reader, offset, size, budget, ffi)
+        self._file, *self._file_parts = _new_file(ffi, self._window)
+        self._data: Any = None
         self._super = ffi.new("sqfs_super_t *")
-        self._check_open(library.sqfs_super_read(self._super, self._file.object))
+        self._check_open(library.sqfs_super_read(self._super, self._file))
         self.compressor = _COMPRESSORS.get(
             self._super.compression_id, f"compressor {self._super.compression_id}"
         )
@@ -99,13 +113,14 @@ class SquashfsTree(FileTree):
         self.bytes_used = int(self._super.bytes_used)
         self._unpacker = self._new_unpacker()
         self._directories = self._owned(
-            library.sqfs_dir_reader_create(self._super, self._unpacker, self._file.object, 0)
+            library.sqfs_dir_reader_create(self._super, self._unpacker, self._file, 0)
         )
         self._known["/"] = self._root()
 
     def _new_unpacker(self) -> Any:
         if self._super.compression_id == _LZO:
-            return _lzo_unpacker(self._ffi)
+            unpacker, *self._unpacker_parts = _lzo_unpacker(self._ffi)
+            return unpacker
         config = self._ffi.new("sqfs_compressor_config_t *")
         self._check_open(
             self._lib.sqfs_compressor_config_init(
@@ -123,7 +138,7 @@ class SquashfsTree(FileTree):
         return self._ffi.gc(pointer, _destroy(self._ffi))
 
     def _check_open(self, code: int) -> None:
-        problem = self._file.take_problem()
+        problem = self._window.take_problem()
         if problem:
             raise NotReadableError(f"cannot be opened: {problem}")
         if code == _ERROR_UNSUPPORTED and self._super.compression_id:
@@ -133,7 +148,7 @@ class SquashfsTree(FileTree):
             raise NotReadableError(f"cannot be opened: {_ERRORS.get(code, f'error {code}')}")
 
     def _check(self, code: int) -> int:
-        problem = self._file.take_problem()
+        problem = self._window.take_problem()
         if problem:
             raise problem
         if code < 0:
@@ -158,20 +173,20 @@ class SquashfsTree(FileTree):
         return Entry(path, kind, size, int(inode.mode) & 0o7777, inode)
 
     def _root(self) -> Entry:
-        self._file.begin()
+        self._window.begin()
         try:
             return self._entry("/", self._inode(self._lib.sqfs_dir_reader_get_root_inode))
         except TreeError as problem:
             raise NotReadableError(f"has no root directory: {problem}") from None
 
     def _open(self, directory: Entry) -> None:
-        self._file.begin()
+        self._window.begin()
         self._check(self._lib.sqfs_dir_reader_open_dir(self._directories, directory.handle, 0))
 
     def _child(self, directory: Entry, name: str) -> Entry | None:
         self._open(directory)
         code = self._lib.sqfs_dir_reader_find(self._directories, os.fsencode(name))
-        if code == _ERROR_NO_ENTRY and not self._file.problem:
+        if code == _ERROR_NO_ENTRY and not self._window.problem:
             return None
         self._check(code)
         inode = self._inode(self._lib.sqfs_dir_reader_get_inode)
@@ -185,7 +200,7 @@ class SquashfsTree(FileTree):
             name = bytes(self._ffi.buffer(entry.name, int(entry.size) + 1))
             yield os.fsdecode(name), _KINDS.get(int(entry.type), OTHER)
 
-    def _children(self, directory: Entry) -> list[Entry]:
+    def _children(self, directory: Entry) -> Sequence[Entry]:
         """Return files and directories with their inodes, in one pass over the directory."""
         found: list[Entry] = []
         try:
@@ -193,7 +208,7 @@ class SquashfsTree(FileTree):
                 if kind not in (FILE, DIRECTORY) or name in (".", "..", "") or "/" in name:
                     continue
                 self.budget.spend()
-                self._file.begin()
+                self._window.begin()
                 inode = self._inode(self._lib.sqfs_dir_reader_get_inode)
                 found.append(self._entry(joined(directory, name), inode))
         except TreeError as problem:
@@ -215,7 +230,7 @@ class SquashfsTree(FileTree):
         while len(whole) < size:
             wanted = min(size - len(whole), _CHUNK)
             buffer = self._ffi.new("uint8_t[]", wanted)
-            self._file.begin()
+            self._window.begin()
             got = self._check(
                 self._lib.sqfs_data_reader_read(
                     self._data, file.handle, offset + len(whole), buffer, wanted
@@ -227,9 +242,9 @@ class SquashfsTree(FileTree):
         return bytes(whole)
 
     def _open_data(self) -> None:
-        self._file.begin()
+        self._window.begin()
         data = self._lib.sqfs_data_reader_create(
-            self._file.object, self._super.block_size, self._unpacker, 0
+            self._file, self._super.block_size, self._unpacker, 0
         )
         if data == self._ffi.NULL:
             raise TreeError("out of memory")
@@ -238,11 +253,14 @@ class SquashfsTree(FileTree):
         self._data = data
 
 
-class _File:
-    """What libsquashfs takes for its file: a window into ours, with a meter."""
+class _Window:
+    """The bytes that libsquashfs may read: a part of our file, with a meter.
 
-    def __init__(self, reader: Reader, offset: int, size: int, budget: Budget) -> None:
-        ffi, _ = _library()
+    C holds references to its methods, and Python cannot see those: nothing that owns them may be
+    referred to from here, or neither would ever be freed.
+    """
+
+    def __init__(self, reader: Reader, offset: int, size: int, budget: Budget, ffi: Any) -> None:
         self._ffi = ffi
         self._reader = reader
         self._offset = offset
@@ -250,13 +268,6 @@ class _File:
         self._budget = budget
         self._left = MAX_CALL_READS
         self.problem: TreeError | None = None
-        self._callbacks = (
-            ffi.callback("int(*)(sqfs_file_t *, uint64_t, void *, size_t)", self._read_at, error=-2),
-            ffi.callback("uint64_t(*)(const sqfs_file_t *)", self._get_size, error=0),
-            ffi.callback("void(*)(sqfs_object_t *)", _keep),
-        )
-        self.object = ffi.new("sqfs_file_t *")
-        self.object.read_at, self.object.get_size, self.object.base.destroy = self._callbacks
 
     def begin(self) -> None:
         """Allow the next call into libsquashfs its share of reading."""
@@ -268,8 +279,8 @@ class _File:
         problem, self.problem = self.problem, None
         return problem
 
-    def _read_at(self, _file: Any, offset: int, buffer: Any, size: int) -> int:
-        # Nothing may be raised through C: it would be printed and forgotten.
+    def read_at(self, _file: Any, offset: int, buffer: Any, size: int) -> int:
+        """Serve libsquashfs. Nothing may be raised through C: it would be printed and lost."""
         self._left -= 1
         if offset + size > self._size or size > MAX_PIECE:
             return _ERROR_BOUNDS
@@ -286,16 +297,29 @@ class _File:
             return _ERROR_IO
         return 0
 
-    def _get_size(self, _file: Any) -> int:
+    def get_size(self, _file: Any) -> int:
+        """Return the size of the window in bytes."""
         return self._size
+
+
+def _new_file(ffi: Any, window: _Window) -> tuple[Any, ...]:
+    """Return a sqfs_file_t, and what has to live as long as it."""
+    callbacks = (
+        ffi.callback("int(*)(sqfs_file_t *, uint64_t, void *, size_t)", window.read_at, error=-2),
+        ffi.callback("uint64_t(*)(const sqfs_file_t *)", window.get_size, error=0),
+        ffi.callback("void(*)(sqfs_object_t *)", _keep),
+    )
+    file = ffi.new("sqfs_file_t *")
+    file.read_at, file.get_size, file.base.destroy = callbacks
+    return file, *callbacks
 
 
 def _keep(_object: Any) -> None:
     """Do nothing: the object belongs to Python."""
 
 
-def _lzo_unpacker(ffi: Any) -> Any:
-    """Return an LZO unpacker for libsquashfs, which has none, made of liblzo2."""
+def _lzo_unpacker(ffi: Any) -> tuple[Any, ...]:
+    """Return an LZO unpacker made of liblzo2 for libsquashfs, which has none, and its parts."""
     try:
         lzo = ffi.dlopen("liblzo2.so.2")
     except OSError:
@@ -319,11 +343,9 @@ def _lzo_unpacker(ffi: Any) -> Any:
     )
     unpacker = ffi.new("sqfs_compressor_t *")
     unpacker.do_block, unpacker.base.destroy, unpacker.base.copy = callbacks
-    _alive[unpacker] = callbacks
-    return unpacker
+    return unpacker, *callbacks
 
 
-_alive: dict[Any, Any] = {}
 _loaded: list[Any] = []
 
 

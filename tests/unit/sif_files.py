@@ -24,6 +24,16 @@ GROUP = 0xF0000000
 ARCH = {"386": b"01", "amd64": b"02", "arm64": b"04", "ppc64le": b"06", "riscv64": b"12"}
 
 
+EMPTY_SQUASHFS = bytes.fromhex(
+    "687371730100000000000000000002000000000001001100c302010004000000"
+    "0000000000000000a2000000000000009a00000000000000ffffffffffffffff"
+    "6000000000000000820000000000000082000000000000008c00000000000000"
+    "20800100ed010000000000000000010000000000000002000000030000000200"
+    "000008800000000000000000820000000000000004800000000094"
+).ljust(4096, b"\0")
+"""What mksquashfs makes of an empty directory (-all-root -mkfs-time 0 -all-time 0 -noI -noD)."""
+
+
 class Part(NamedTuple):
     """One descriptor and its data; `offset` and `size` override what is true."""
 
@@ -40,7 +50,7 @@ class Part(NamedTuple):
 
 
 def partition(
-    arch: bytes = b"02", fs: int = 1, kind: int = 2, data: bytes = b"hsqs" + b"\0" * 4092
+    arch: bytes = b"02", fs: int = 1, kind: int = 2, data: bytes = EMPTY_SQUASHFS
 ) -> Part:
     return Part(0x4004, data, "root.sq", struct.pack("<ii3s", fs, kind, arch))
 

@@ -86,7 +86,7 @@ def test_partition_wins_over_header(tmp_path: Path) -> None:
     read = labelled(tmp_path, {}, b"04", header=b"02")
     assert read.of("arch") == [("aarch64", PARTITION)]
     assert read.warnings == [
-        "the SIF header says amd64, the SIF partition descriptor 2 says arm64: "
+        "the SIF header says amd64, the SIF partition descriptor 2 says aarch64: "
         "the SIF header is ignored"
     ]
 

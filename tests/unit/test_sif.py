@@ -179,7 +179,7 @@ def test_more_descriptors_than_the_first_read_holds(tmp_path: Path) -> None:
 def test_only_the_primary_system_partition_counts(tmp_path: Path) -> None:
     overlay = partition(b"04", fs=2, kind=4)
     image = opened(tmp_path, build(overlay, partition(b"02", kind=2), partition(b"06", kind=3)))
-    assert image.content.architectures[0] == ("amd64", "SIF partition descriptor 2")
+    assert image.content.architectures[0][:2] == ("amd64", "SIF partition descriptor 2")
     assert image.content.filesystem == "squashfs"
 
 
@@ -228,7 +228,7 @@ def test_unknown_object_types_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [b"00", b"99", b"xx", b"\xff\xfe", b"2\0", b"02x"])
 def test_unknown_architecture_code_of_the_partition(tmp_path: Path, code: bytes) -> None:
     image = opened(tmp_path, build(partition(code), arch=b"04"))
-    assert image.content.architectures == (("arm64", "SIF header"),)
+    assert [a[:2] for a in image.content.architectures] == [("arm64", "SIF header")]
     assert bool(image.warnings) == (code != b"00")
 
 
@@ -320,6 +320,7 @@ def test_file_that_becomes_shorter(tmp_path: Path) -> None:
 
 
 def test_closes_its_file(tmp_path: Path) -> None:
+    gc.collect()
     before = os.listdir("/proc/self/fd")
     with opened(tmp_path, build(partition())) as image:
         assert image.reader.fd >= 0

@@ -1,0 +1,95 @@
+"""C library, kernel and page size: what the image's programs ask of the system below them.
+
+Sources: glibc's symbol versions (abilist files: version X brings the symbols GLIBC_X), the ABI note
+that gcc's start files carry (glibc csu/abi-note.S: oldest kernel), and the alignment of segments
+(gABI chapter 5: a file can be mapped where pages are no larger than that).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_cmeta.evidence.subject import APPLICATION, LIBC, LOADER, PROGRAM
+from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from slurm_cmeta.evidence.subject import Binary, Subject
+
+_PREFIX = "GLIBC_"
+_PAGE_SIZES = frozenset(1 << shift for shift in range(12, 30))
+
+
+def read(subject: Subject) -> list[Fact]:
+    """Return the facts libc, glibc, glibc.needed, kernel and page."""
+    programs = subject.programs()
+    facts = _library(programs)
+    facts += _needed(subject, facts)
+    facts += _kernel(programs)
+    return facts + _page(programs)
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Return `2.36` as numbers that compare, empty if it is no version of at most four numbers."""
+    parts = text.split(".")
+    if len(parts) > 4 or not all(p.isascii() and p.isdigit() and len(p) < 7 for p in parts):
+        return ()
+    return tuple(map(int, parts))
+
+
+def _library(programs: list[Binary]) -> list[Fact]:
+    for binary in programs:
+        if binary.role == LIBC:
+            source = f"symbol versions of {clean(binary.entry.path, 100)}"
+            highest = _highest(binary.elf.versions_defined)
+            facts = [Fact("libc", "glibc", f"interpreter and {clean(binary.entry.path, 100)}")]
+            return facts + ([Fact("glibc", highest, source, OBSERVED)] if highest else [])
+        if binary.role == LOADER and "ld-musl" in binary.entry.path.rsplit("/", 1)[-1]:
+            return [Fact("libc", "musl", f"interpreter {clean(binary.entry.path, 100)}", OBSERVED)]
+    for binary in programs:
+        if "ld-musl" in binary.elf.interpreter:
+            name = clean(binary.elf.interpreter, 100)
+            return [Fact("libc", "musl", f"interpreter {name}", OBSERVED)]
+    return []
+
+
+def _needed(subject: Subject, known: list[Fact]) -> list[Fact]:
+    """Return the highest GLIBC_ version asked for by what is not the distribution's own."""
+    has = next((f.value for f in known if f.key == "glibc"), "")
+    best, source = "", ""
+    for binary in subject.programs():
+        if binary.role not in (PROGRAM, APPLICATION):
+            continue
+        asked = _highest(binary.elf.versions_needed.get("libc.so.6", ()))
+        if asked and version(asked) > version(best):
+            best, source = asked, clean(binary.entry.path, 100)
+    if best and has and version(best) > version(has):
+        subject.warnings.add(
+            f"{source} asks for glibc {best}, the image has {has}: it cannot start in this image"
+        )
+    return [Fact("glibc.needed", best, f"symbols asked for by {source}", OBSERVED)] if best else []
+
+
+def _highest(names: Iterable[str]) -> str:
+    versions = [n[len(_PREFIX) :] for n in names if n.startswith(_PREFIX)]
+    return max(filter(version, versions), key=version, default="")
+
+
+def _kernel(programs: list[Binary]) -> list[Fact]:
+    best = max(programs, key=lambda b: version(b.elf.kernel), default=None)
+    if best is None or not best.elf.kernel:
+        return []
+    source = f"ABI note of {clean(best.entry.path, 100)}"
+    return [Fact("kernel", best.elf.kernel, source, OBSERVED)]
+
+
+def _page(programs: list[Binary]) -> list[Fact]:
+    """Return the largest page size, in bytes, with which every program looked at can be mapped."""
+    sound = [b for b in programs if b.elf.alignment in _PAGE_SIZES]
+    if not sound:
+        return []
+    tightest = min(sound, key=lambda b: b.elf.alignment)
+    source = f"segments of {clean(tightest.entry.path, 100)}"
+    return [Fact("page", str(tightest.elf.alignment), source, OBSERVED)]
