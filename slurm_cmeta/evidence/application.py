@@ -1,0 +1,95 @@
+"""The application's own ELF files: all that is in an image and not the distribution's.
+
+Only a deep look comes here: it walks the whole image. What the distribution's package manager lists
+is the distribution's; where no list can be read, what lies in the distribution's directories is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slurm_cmeta.evidence import elf
+from slurm_cmeta.evidence.subject import APPLICATION, Binary, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurm_cmeta.evidence.subject import Subject
+    from slurm_cmeta.image.filetree import Entry, FileTree
+
+MAX_LISTS = 256 * 1024 * 1024
+"""Bytes of package lists that are read; a large Debian image has 30 MB."""
+
+MAX_OWNED = 2_000_000
+"""Paths of the distribution that are kept, about 200 MB at worst; real images have 100,000."""
+
+NOT_ENTERED = frozenset(("/proc", "/sys", "/dev", "/run", "/tmp", "/boot", "/usr/share/doc"))  # noqa: S108
+"""Directories in which an image has no programs of its own."""
+
+DISTRIBUTION_DIRECTORIES = (
+    *("/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/", "/libx32/", "/usr/bin/", "/usr/sbin/"),
+    *("/usr/lib/", "/usr/lib32/", "/usr/lib64/", "/usr/libx32/", "/usr/libexec/", "/usr/share/"),
+)
+MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+"""Directories that are links into /usr in a merged image, while older lists name them."""
+
+_DPKG = "/var/lib/dpkg/info"
+_APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
+
+
+def files(subject: Subject) -> Iterator[Binary]:
+    """Yield the ELF programs and libraries of the image that are not the distribution's."""
+    tree = subject.tree
+    if tree is None:
+        return
+    owned = _owned(tree)
+    for entry in tree.walk("/", NOT_ENTERED):
+        if not _may_be_code(entry) or _of_distribution(entry.path, owned):
+            continue
+        binary = elf.open_elf(reading(tree, entry), entry.size)
+        if binary is not None and binary.type in (elf.EXECUTABLE, elf.SHARED):
+            yield Binary(entry, binary, APPLICATION)
+
+
+def _may_be_code(entry: Entry) -> bool:
+    return entry.size >= 64 and (bool(entry.mode & 0o111) or ".so" in entry.path.rsplit("/", 1)[-1])
+
+
+def _of_distribution(path: str, owned: frozenset[str] | None) -> bool:
+    if owned is not None:
+        return path in owned
+    return path.startswith(DISTRIBUTION_DIRECTORIES)
+
+
+def _owned(tree: FileTree) -> frozenset[str] | None:
+    """Return the files that packages brought, as they lie in the tree; None where no list is."""
+    found: set[str] = set()
+    merged = tuple(d for d in MERGED if (e := tree.find(d)) is not None and e.path == f"/usr{d}")
+    left = MAX_LISTS
+    for name, kind in tree.list(_DPKG, MAX_OWNED):
+        if kind == "file" and name.endswith(".list") and left > 0:
+            data = tree.read(tree.find(f"{_DPKG}/{name}"), 0, left)
+            left -= len(data)
+            _take(data.decode("utf-8", "surrogateescape").splitlines(), merged, found)
+    for database in _APK:
+        data = tree.read(tree.find(database), 0, max(left, 0))
+        left -= len(data)
+        _take(_apk_files(data.decode("utf-8", "surrogateescape")), merged, found)
+    return frozenset(found) if found else None
+
+
+def _apk_files(text: str) -> Iterator[str]:
+    """Yield the files in apk's database: lines `F:DIRECTORY`, each followed by `R:NAME` lines."""
+    directory = ""
+    for line in text.splitlines():
+        if line.startswith("F:"):
+            directory = line[2:]
+        elif line.startswith("R:"):
+            yield f"/{directory}/{line[2:]}"
+
+
+def _take(paths: Iterator[str] | list[str], merged: tuple[str, ...], found: set[str]) -> None:
+    for path in paths:
+        if len(found) >= MAX_OWNED:
+            return
+        found.add(f"/usr{path}" if path.startswith(tuple(f"{d}/" for d in merged)) else path)
