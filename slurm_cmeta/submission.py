@@ -10,6 +10,7 @@ from slurm_cmeta.image import open_image
 if TYPE_CHECKING:
     from slurm_cmeta.config import Config
     from slurm_cmeta.facts import Fact
+    from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.requirement import Requirement
 
 
@@ -24,14 +25,14 @@ class ImageReport(NamedTuple):
     warnings: list[str]
 
 
-def read_image(path: str, config: Config, *, deep: bool = False) -> ImageReport:
+def read_image(path: str, config: Config, budget: Budget | None = None) -> ImageReport:
     """Read the image and draw its requirements under the site's policy.
 
-    With `deep` all of it is read, the instructions in its programs included.
+    With a deep `budget` all of it is read, the instructions in its programs included.
 
     Raises ImageError when it cannot be read at all; what could not be understood is a warning.
     """
-    with open_image(path, deep=deep) as image:
+    with open_image(path, budget) as image:
         facts = evidence.read(image)
         labels = image.labels()
         return ImageReport(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from slurm_cmeta.image import sif, singularityd, unread
 from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
-from slurm_cmeta.image.filetree import deep_budget, quick_budget
+from slurm_cmeta.image.filetree import quick_budget
 from slurm_cmeta.image.reader import Identity, Reader, error
 
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
-    from slurm_cmeta.image.filetree import FileTree
+    from slurm_cmeta.image.filetree import Budget, FileTree
 
 __all__ = [
     "Content",
@@ -36,18 +36,24 @@ FORMATS: tuple[ModuleType, ...] = (sif,)
 class Image:
     """An open image. Close it, use it in a `with` statement, or let go of it."""
 
-    __slots__ = ("_tree", "content", "deep", "format", "identity", "path", "reader", "warnings")
+    __slots__ = ("_budget", "_tree", "content", "format", "identity", "path", "reader", "warnings")
 
-    def __init__(self, reader: Reader, content: Content, warnings: Warnings, deep: bool) -> None:
+    def __init__(
+        self, reader: Reader, content: Content, warnings: Warnings, budget: Budget
+    ) -> None:
         self.path = reader.path
         self.format = content.format
         self.identity = reader.identity
         self.content = content
         self.warnings = warnings
         self.reader = reader
-        self.deep = deep
-        """Whether all of the image may be read, whatever that costs."""
+        self._budget = budget
         self._tree: FileTree | bool | None = False
+
+    @property
+    def deep(self) -> bool:
+        """Whether all of the image may be read, whatever that costs."""
+        return self._budget.deep
 
     def labels(self) -> dict[str, str]:
         """Return the image's labels; reads them when first asked, which may add warnings."""
@@ -73,10 +79,10 @@ class Image:
     def tree(self) -> FileTree | None:
         """Return the files in the image, or None where they cannot be read: a warning says why.
 
-        Opened when first asked, with the budget of a submission or that of a `deep` look.
+        Opened when first asked.
         """
         if isinstance(self._tree, bool):
-            self._tree = self.content.open_tree(deep_budget() if self.deep else quick_budget())
+            self._tree = self.content.open_tree(self._budget)
         return self._tree
 
     def _opened(self) -> FileTree:
@@ -104,13 +110,13 @@ class Image:
         self.close()
 
 
-def open_image(path: str, *, deep: bool = False) -> Image:
+def open_image(path: str, budget: Budget | None = None) -> Image:
     """Open the image at `path` and read what it is: one read for most images.
 
     Raises ImageError with the one-line message `PATH: reason` if it cannot be read, is no image
     of a known format, or is damaged where the damage matters. Lesser damage (broken labels, an
-    object outside the file) becomes a warning of the image. With `deep`, all of the image may be
-    read later on, whatever that costs.
+    object outside the file) becomes a warning of the image. `budget` bounds what is read of the
+    files in it: by default what a submission can afford.
     """
     reader = Reader(path)
     try:
@@ -121,7 +127,7 @@ def open_image(path: str, *, deep: bool = False) -> Image:
             if module.recognises(head):
                 warnings = Warnings()
                 content: Content = module.read(reader, warnings)
-                return Image(reader, content, warnings, deep)
+                return Image(reader, content, warnings, budget or quick_budget())
         raise error(path, unread.name(head))
     except BaseException:
         reader.close()

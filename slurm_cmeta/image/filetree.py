@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from slurm_cmeta.image.content import Warnings
 
@@ -33,6 +33,9 @@ MAX_DEPTH = 64
 
 MAX_NAMES = 4096
 """Names that one directory gives by default; what lists more says so."""
+
+PROGRESS_SECONDS = 0.25
+"""Seconds between two reports of progress."""
 
 MAX_CACHED = 20_000
 """Looked-up entries that are remembered, about 5 MB."""
@@ -64,14 +67,30 @@ class Entry(NamedTuple):
 class Budget:
     """How much may be read from one image: every bound that keeps a hostile one harmless."""
 
-    __slots__ = ("bytes", "deadline", "operations", "seconds")
+    __slots__ = (
+        "bytes",
+        "deadline",
+        "deep",
+        "operations",
+        "progress",
+        "seconds",
+        "started",
+        "told",
+    )
 
-    def __init__(self, total: int, operations: int, seconds: float) -> None:
-        """`total` bytes of unpacked content, `operations` look-ups, `seconds` from now on."""
+    def __init__(self, total: int, operations: int, seconds: float, *, deep: bool = False) -> None:
+        """`total` bytes of unpacked content, `operations` look-ups, `seconds` from now on.
+
+        `deep` says that all of the image may be read, whatever that costs.
+        """
         self.bytes = total
         self.operations = operations
         self.seconds = seconds
-        self.deadline = time.monotonic() + seconds
+        self.deep = deep
+        self.started = self.told = time.monotonic()
+        self.deadline = self.started + seconds
+        self.progress: Callable[[float, int], None] | None = None
+        """Told now and then how many seconds it took so far, and how many operations are left."""
 
     def spend(self, size: int = 0) -> None:
         """Take one operation and `size` bytes; raise OutOfBudgetError when there is no more."""
@@ -81,8 +100,12 @@ class Budget:
             raise OutOfBudgetError("too much would have to be read")
         if self.operations < 0:
             raise OutOfBudgetError("too many files would have to be looked at")
-        if time.monotonic() > self.deadline:
+        now = time.monotonic()
+        if now > self.deadline:
             raise OutOfBudgetError(f"reading took more than {self.seconds:g} s")
+        if self.progress is not None and now - self.told > PROGRESS_SECONDS:
+            self.told = now
+            self.progress(now - self.started, self.operations)
 
 
 def quick_budget() -> Budget:
@@ -94,8 +117,8 @@ def quick_budget() -> Budget:
 
 
 def deep_budget() -> Budget:
-    """Return the budget of `cmeta inspect --deep`: 40 GB and 2 million files, an hour."""
-    return Budget(40 * 1024**3, 2_000_000, 3600.0)
+    """Return the budget of `cmeta inspect --deep`: 40 GB, 20 million steps, an hour."""
+    return Budget(40 * 1024**3, 20_000_000, 3600.0, deep=True)
 
 
 class FileTree:

@@ -36,6 +36,7 @@ PROFILES = {
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check mandoc "
+        "libsquashfs1 liblzo2-2 python3-cffi-backend qemu-user-static "
         "python3 python3-yaml python3-venv python3-dev libffi-dev git ca-certificates "
         "procps iproute2 mount tzdata"
     ),
@@ -43,7 +44,7 @@ PROFILES = {
     "cluster": (
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make patchelf squashfs-tools siftool uidmap "
-        "python3 python3-yaml python3-venv ca-certificates procps mount tzdata"
+        "libsquashfs1 python3-cffi-backend python3 python3-yaml python3-venv ca-certificates procps mount tzdata"
     ),
 }
 MISSING = {"sid": frozenset({"lua5.2"}), "trixie": frozenset({"lua5.2"})}
@@ -51,6 +52,15 @@ MISSING = {"sid": frozenset({"lua5.2"}), "trixie": frozenset({"lua5.2"})}
 
 UNREAD = ("doc", "man", "info", "locale", "lintian", "bug")
 """Folders of /usr/share that no test reads."""
+
+
+SMALL_IMAGE = ("base-files", "busybox-static", "dash", "libc6")
+LARGE_IMAGE = (
+    *("libopenmpi40|libopenmpi3", "openmpi-bin", "libmpich12", "librocrand1?"),
+    *("libpmix2t64|libpmix2", "libucx0", "libfabric1", "libibverbs1", "libopenblas0-pthread"),
+    *("python3-numpy", "python3.13-minimal|python3.11-minimal", "coreutils", "bash"),
+)
+"""Debian packages of which test images are made, see packages.sh."""
 
 
 class Extra(NamedTuple):
@@ -76,13 +86,21 @@ EXTRAS = (
         Path("/opt/apptainer/bin/apptainer"),
         "sid",
     ),
-    Extra(
-        "busybox for the test images",
-        "busybox.sh",
-        Path("/opt/busybox"),
-        ("amd64", "arm64"),
-        Path("/opt/busybox/arm64/busybox"),
-        None,
+    *(
+        Extra(
+            f"packages for {architecture} test images",
+            "packages.sh",
+            Path("/opt/packages"),
+            (architecture, *SMALL_IMAGE, *more),
+            Path(f"/opt/packages/{architecture}/usr/bin/dash"),
+            suite,
+        )
+        for architecture, more, suite in (
+            ("amd64", LARGE_IMAGE, None),
+            ("arm64", ("libmpich12",), None),
+            ("ppc64el", ("libmpich12",), None),
+            ("riscv64", (), "sid"),  # not in Debian 12
+        )
     ),
 )
 
@@ -246,11 +264,11 @@ def _add_extra(root: Path, folder: Path, extra: Extra, suite: str) -> None:
         stdin=subprocess.DEVNULL,
         close_fds=False,
     )
-    (folder / f"{extra.script}.log").write_text(done.stdout + done.stderr)
+    (folder / f"{extra.name.replace(' ', '-')}.log").write_text(done.stdout + done.stderr)
     if done.returncode == 0:
         say(f"{extra.name} added in {time.monotonic() - begun:.0f} s")
         return
-    _remove(root / extra.prefix.relative_to("/"))
+    (root / extra.proof.relative_to("/")).unlink(missing_ok=True)
     why = next(iter(reversed(done.stderr.strip().splitlines())), "no reason given")
     say(f"no {extra.name} in this root, the tests that need it will skip: {why}")
 

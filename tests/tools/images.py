@@ -15,11 +15,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+PACKAGES = Path("/opt/packages")
+"""Debian packages of several architectures, one tree for each (Debian's spelling); packages.sh."""
+
 BUSYBOX = {
-    "amd64": (Path("/opt/busybox/amd64/busybox"), Path("/bin/busybox"), Path("/usr/bin/busybox")),
-    "arm64": (Path("/opt/busybox/arm64/busybox"),),
+    "amd64": (PACKAGES / "amd64/usr/bin/busybox", Path("/bin/busybox"), Path("/usr/bin/busybox")),
+    "arm64": (PACKAGES / "arm64/usr/bin/busybox",),
 }
-"""Where a static busybox of each architecture may lie; see busybox.sh."""
+"""Where a static busybox of each architecture may lie."""
 
 APPLETS = (
     *("cat", "chmod", "cp", "echo", "env", "false", "grep", "hostname", "id", "kill", "ls"),

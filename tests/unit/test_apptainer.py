@@ -65,7 +65,7 @@ def test_what_it_needs_and_where_it_comes_from(image: Path) -> None:
 
 @pytest.mark.skipif(
     not any(path.is_file() for path in images.BUSYBOX["arm64"]),
-    reason="no arm64 busybox is here (tests/tools/busybox.sh)",
+    reason="no arm64 busybox is here (tests/tools/packages.sh)",
 )
 def test_a_cross_build_is_known_by_its_file_and_not_by_its_label(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
