@@ -3,6 +3,7 @@
 #   make demo      show it on a throw-away Slurm cluster on this machine
 #   make test      all checks and tests, those on real clusters included (SUITE=bookworm|trixie)
 #   make matrix    the tests on real clusters of Slurm 22.05, 24.11 and 26.05
+#   make bench     measure what reading an image costs (ARGS=--quick for a try)
 #   make install   install it here (PREFIX=/usr/local PLUGINDIR=... DESTDIR=...)
 #   make clean     remove what demo and test have made
 #
@@ -21,7 +22,7 @@ LIBDIR    = $(PREFIX)/lib/slurm-cmeta
 MANDIR    = $(PREFIX)/share/man
 COMMANDS  = cmeta:main cmeta-decide:decide
 
-.PHONY: all demo test matrix lint check install clean
+.PHONY: all demo test matrix bench lint check install clean
 all:
 	@sed -n 's/^#   //p' Makefile
 
@@ -39,6 +40,11 @@ test:
 # The tests on a real cluster, on Slurm 22.05, 24.11 and 26.05.
 matrix:
 	@python3 tests/tools/matrix.py bookworm trixie sid
+
+# The figures are printed, and kept in .build/bench.json.
+bench:
+	@$(ROOT_TOOL) make $(ONE)
+	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py bench $(ARGS)
 
 lint:
 	@$(ROOT_TOOL) make $(ONE)

@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from slurm_cmeta import config
+from slurm_cmeta.cli.progress import Progress
 from slurm_cmeta.errors import EXIT_OK, CmetaError
+from slurm_cmeta.image.filetree import deep_budget, quick_budget
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
@@ -22,7 +24,8 @@ SCHEMA = "cmeta.image/1"
 
 DESCRIPTION = """\
 Show what an image is and what it needs of a node, each with the place it was read from.
-Reads a few kilobytes of the file, whatever its size; runs nothing and checks no signature."""
+Looks up the few files in it that matter, whatever its size; with --deep reads all of it, which may
+take minutes. Runs nothing of the image and checks no signature."""
 
 EPILOG = """\
 With --json one image gives one object, several give an array that holds those that could be read;
@@ -35,6 +38,7 @@ exit status:
 
 examples:
   cmeta inspect img.sif
+  cmeta inspect --deep img.sif
   cmeta inspect --json img.sif | jq -r '.requires[] | "\\(.key) \\(.op) \\(.value)"'
   cmeta inspect --json a.sif b.sif | jq -r '.[] | select(any(.facts[]; .key == "signed" and .value == "no")) | .path'
 """  # noqa: E501 - an example must be one line
@@ -67,7 +71,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image file (SIF)")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="an image: a file or a directory"
+    )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="read all of the image, the instructions in its programs and its list of software too",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -78,12 +89,17 @@ def run(args: argparse.Namespace) -> int:
     code = EXIT_OK
     reports: list[dict[str, Any]] = []
     for path in paths:
+        budget = deep_budget() if args.deep else quick_budget()
+        progress = Progress(path)
+        budget.progress = progress if progress.enabled else None
         try:
-            report = read_image(path, config.defaults())
+            report = read_image(path, config.defaults(), budget)
         except CmetaError as problem:
             _write(sys.stderr, f"cmeta: error: {problem}\n")
             code = code or problem.exit_code
             continue
+        finally:
+            progress.done()
         if args.json:
             reports.append(_as_json(report))
         else:

@@ -49,7 +49,7 @@ class Report(NamedTuple):
 
 
 def read(subject: Subject) -> Report:
-    """Return the facts isa and isa.dispatched of an image that was opened for a deep look."""
+    """Return the facts isa, isa.dispatched and isa.examined (bytes of code) of a deep look."""
     if subject.tree is None or subject.family is None:
         return Report([], False)
     examined, complete = _examine_all(subject)
@@ -83,6 +83,9 @@ def read(subject: Subject) -> Report:
     if behind:
         source = "instructions behind a choice at run time"
         facts.append(Fact("isa.dispatched", " ".join(behind), source, OBSERVED))
+    if examined:
+        size = sum(e.emitted.examined for e in examined.values())
+        facts.append(Fact("isa.examined", str(size), f"{len(examined)} ELF files", OBSERVED))
     return Report(facts, complete and bool(own))
 
 

@@ -274,13 +274,13 @@ class FileTree:
         links = 0
         while steps:
             step = steps.pop()
+            here = trail[-1]
+            if here.kind != DIRECTORY:
+                return None
             if step == "..":
                 if len(trail) > 1:
                     trail.pop()
                 continue
-            here = trail[-1]
-            if here.kind != DIRECTORY:
-                return None
             entry = self._look_up(here, step)
             if entry is None:
                 return None

@@ -36,7 +36,7 @@ PROFILES = {
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check mandoc "
-        "libsquashfs1 liblzo2-2 python3-cffi-backend qemu-user-static "
+        "libsquashfs1 libsquashfs-dev liblzo2-2 python3-cffi-backend qemu-user-static "
         "python3 python3-yaml python3-venv python3-dev libffi-dev git ca-certificates "
         "procps iproute2 mount tzdata"
     ),
@@ -44,7 +44,8 @@ PROFILES = {
     "cluster": (
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
         "gcc libc6-dev make patchelf squashfs-tools siftool uidmap "
-        "libsquashfs1 python3-cffi-backend python3 python3-yaml python3-venv ca-certificates procps mount tzdata"
+        "libsquashfs1 python3-cffi-backend "
+        "python3 python3-yaml python3-venv ca-certificates procps mount tzdata"
     ),
 }
 MISSING = {"sid": frozenset({"lua5.2"}), "trixie": frozenset({"lua5.2"})}

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PACKAGES = Path("/opt/packages")
@@ -78,6 +78,19 @@ def build(
     return path
 
 
+def from_tree(
+    path: Path,
+    tree: Path,
+    architecture: str = "amd64",
+    labels: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+) -> Path:
+    """Build a SIF of a directory with siftool, its squashfs with these options of mksquashfs."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        _with_siftool(path, tree, labels or {}, Path(name), architecture, options)
+    return path
+
+
 def _fill(tree: Path, name: str, busybox: Path | None) -> None:
     for directory in (
         "bin",
@@ -136,10 +149,16 @@ def _with_apptainer(
 
 
 def _with_siftool(
-    path: Path, tree: Path, labels: Mapping[str, str], work: Path, architecture: str
+    path: Path,
+    tree: Path,
+    labels: Mapping[str, str],
+    work: Path,
+    architecture: str,
+    options: Sequence[str] = (),
 ) -> None:
     squashfs, metadata = work / "root.squashfs", work / "inspect-metadata.json"
-    _run("mksquashfs", str(tree), str(squashfs), "-quiet", "-no-progress", "-all-root")
+    quiet = ("-quiet", "-no-progress", "-all-root")
+    _run("mksquashfs", str(tree), str(squashfs), *quiet, *options)
     attributes = {"labels": dict(labels)} if labels else {}
     metadata.write_text(json.dumps({"data": {"attributes": attributes}, "type": "container"}))
     path.unlink(missing_ok=True)

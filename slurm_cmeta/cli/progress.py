@@ -1,0 +1,39 @@
+"""A line on the terminal that says that work goes on; nothing where nobody would read it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from slurm_cmeta.text import clean
+
+AFTER_SECONDS = 1.0
+"""Work that is done sooner is not worth a line."""
+
+
+class Progress:
+    """Progress of reading one image. Call it with seconds spent and steps left; then done()."""
+
+    def __init__(self, what: str, stream: TextIO | None = None) -> None:
+        """`what` is shown, made safe to print; `stream` is stderr by default."""
+        self._stream = stream or sys.stderr
+        self._what = clean(what, 60)
+        self._shown = 0
+        self._first = 0
+        self.enabled = self._stream.isatty()
+
+    def __call__(self, seconds: float, left: int) -> None:
+        """Show the line anew, once a second has passed."""
+        self._first = self._first or left
+        if self.enabled and seconds >= AFTER_SECONDS:
+            line = f"cmeta: reading {self._what}: {self._first - left} steps, {seconds:.0f} s"
+            self._stream.write(f"\r{line.ljust(self._shown)}")
+            self._stream.flush()
+            self._shown = len(line)
+
+    def done(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            self._stream.write(f"\r{' ' * self._shown}\r")
+            self._stream.flush()
+            self._shown = 0

@@ -1,0 +1,311 @@
+"""Measure: `make bench`, or `python3 tests/tools/bench.py [--json FILE] [--quick]`.
+
+Every figure is a ratio of two things that were run by turns on the same machine, or is printed with
+what it was measured on; nothing here passes or fails. Needs mksquashfs, siftool and the Debian
+packages of packages.sh, so it is run in the Debian root of root.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import images
+
+PROJECT = Path(__file__).resolve().parents[2]
+PYTHON = "/usr/bin/python3"
+sys.path.insert(0, str(PROJECT))
+
+CMETA = (
+    *(PYTHON, "-I", "-c"),
+    f"import sys; sys.path.insert(0, {str(PROJECT)!r}); sys.argv[0] = 'cmeta'; "
+    "from slurm_cmeta.cli.main import main; sys.exit(main())",
+)
+
+BIG_FILES, BIG_BYTES = 100_000, 1024**3
+"""The large image: so many files besides those of the small one, so many bytes in all."""
+
+
+def main() -> int:
+    """Run all measurements; print them, and write them as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--quick", action="store_true", help="fewer runs, smaller images: a try")
+    arguments = parser.parse_args()
+    rounds = 5 if arguments.quick else 101
+    figures: dict[str, Any] = {"machine": _machine(), "rounds": rounds}
+    with tempfile.TemporaryDirectory(prefix="cmeta-bench-") as name:
+        work = Path(name)
+        scale = 100 if arguments.quick else 1
+        small = _image(work / "small.sif", _small_tree(work / "small"))
+        figures["small image (bytes)"] = small.stat().st_size
+        big_tree = _grown(work / "small", work / "big", BIG_FILES // scale, BIG_BYTES // scale)
+        big = _image(work / "big.sif", big_tree, "-noD", "-noF")
+        figures["large image (bytes)"] = big.stat().st_size
+        figures["large image (files)"] = sum(len(files) for _, _, files in os.walk(big_tree))
+        shutil.rmtree(big_tree)
+        figures.update(_inspect(small, big, rounds))
+        figures.update(_in_process(small, rounds))
+        figures.update(_against_apptainer(small, rounds))
+        figures.update(_ways_into_squashfs(small, work, rounds))
+        figures.update(_deep(work))
+    print(json.dumps(figures, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def _machine() -> str:
+    model = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return f"{model}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+
+
+def _small_tree(tree: Path) -> Path:
+    """An image as users build it: a system, an MPI library, an application of their own."""
+    source = images.PACKAGES / "amd64"
+    if not source.is_dir():
+        raise SystemExit(f"bench.py: no {source}: run `make bench`, which makes the root first")
+    triplet = "usr/lib/x86_64-linux-gnu"
+    for directory in ("bin", "lib64", f"{triplet}"):
+        (tree / directory if directory == triplet else tree / "usr" / directory).mkdir(
+            parents=True, exist_ok=True
+        )
+    for name in ("bin", "lib", "lib64"):
+        (tree / name).symlink_to(f"usr/{name}")
+    wanted = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libmpi.so.40*", "libucp.so.0*")
+    for pattern in wanted:
+        for path in (source / triplet).glob(pattern):
+            shutil.copy2(path, tree / triplet / path.name, follow_symlinks=False)
+    shutil.copy2(source / "usr/lib64/ld-linux-x86-64.so.2", tree / "usr/lib64")
+    for path in ("usr/bin/dash", "usr/bin/mpirun.openmpi"):
+        shutil.copy2(source / path, tree / path)
+    (tree / "usr/bin/sh").symlink_to("dash")
+    shutil.copytree(source / "etc", tree / "etc", symlinks=True)
+    (tree / "usr/local/bin").mkdir(parents=True)
+    _compile(tree / "usr/local/bin/app", "-march=x86-64-v3")
+    return tree
+
+
+def _compile(target: Path, *options: str) -> None:
+    code = "#include <stdio.h>\nint main(void){double s=0;for(int i=0;i<99;i++)s+=i*0.5;"
+    code += 'printf("%f\\n",s);return 0;}\n'
+    subprocess.run(
+        ["gcc", "-O3", *options, "-x", "c", "-o", str(target), "-"],
+        input=code,
+        text=True,
+        check=True,
+    )
+
+
+def _grown(small: Path, big: Path, files: int, size: int) -> Path:
+    """The same image with a data set in it: `files` files that no packer makes smaller."""
+    shutil.copytree(small, big, symlinks=True)
+    chance = random.Random(1)  # noqa: S311
+    block = chance.randbytes(1 << 20)
+    each = size // files
+    for number in range(files):
+        if number % 1000 == 0:
+            directory = big / f"opt/data/{number // 1000:04}"
+            directory.mkdir(parents=True)
+        start = chance.randrange(len(block) - each)
+        (directory / f"{number:06}.dat").write_bytes(number.to_bytes(4) + block[start:][: each - 4])
+    return big
+
+
+def _image(path: Path, tree: Path, *options: str) -> Path:
+    return images.from_tree(path, tree, "amd64", {"org.opencontainers.image.title": "x"}, options)
+
+
+def _pairs(
+    first: Callable[[], None], second: Callable[[], None], rounds: int
+) -> tuple[float, float, float]:
+    """Run two things by turns; return the medians of both, in ms, and that of the ratios."""
+    spent: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for which in (0, 1) if number % 2 else (1, 0):
+            begun = time.perf_counter()
+            (first, second)[which]()
+            if number:  # the first round warms up
+                spent[which].append((time.perf_counter() - begun) * 1000)
+    ratio = statistics.median(a / b for a, b in zip(*spent, strict=True))
+    return statistics.median(spent[0]), statistics.median(spent[1]), ratio
+
+
+def _command(*words: str | Path) -> Callable[[], None]:
+    words_ = [str(word) for word in words]
+
+    def run() -> None:
+        subprocess.run(words_, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    return run
+
+
+def _inspect(small: Path, big: Path, rounds: int) -> dict[str, Any]:
+    large, little, ratio = _pairs(
+        _command(*CMETA, "inspect", big), _command(*CMETA, "inspect", small), rounds
+    )
+    return {
+        "cmeta inspect, large image (ms)": round(large, 2),
+        "cmeta inspect, small image (ms)": round(little, 2),
+        "cmeta inspect, large : small": round(ratio, 3),
+    }
+
+
+def _in_process(image: Path, rounds: int) -> dict[str, Any]:
+    """Facts from header, metadata objects and ELF files, interpreter and imports apart."""
+    script = f"""
+import sys, time, statistics; sys.path.insert(0, {str(PROJECT)!r})
+from slurm_cmeta import config, evidence
+from slurm_cmeta.submission import read_image
+spent = []
+for _ in range({rounds + 1}):
+    begun = time.perf_counter()
+    report = read_image({str(image)!r}, config.defaults())
+    spent.append((time.perf_counter() - begun) * 1000)
+print(spent[0], statistics.median(spent[1:]), len(report.requirements))
+"""
+    done = subprocess.run(
+        [PYTHON, "-I", "-c", script], check=True, capture_output=True, text=True
+    ).stdout.split()
+    return {
+        "in process, first image (ms)": round(float(done[0]), 2),
+        "in process, warm (ms)": round(float(done[1]), 2),
+        "in process, requirements found": int(done[2]),
+    }
+
+
+def _against_apptainer(image: Path, rounds: int) -> dict[str, Any]:
+    if not images.have_apptainer():
+        return {"cmeta-decide : apptainer inspect --labels": "no Apptainer here"}
+    with tempfile.TemporaryDirectory() as name:
+        conf = Path(name) / "slurm.conf"
+        conf.write_text("ClusterName=c\nNodeName=n[1-4] Features=x86_64,zen4\n")
+        decide = _command(
+            *(PYTHON, "-I", "-c"),
+            CMETA[3].replace("cli.main", "cli.decide"),
+            *("--image", image, "--slurm-conf", conf),
+        )
+        ours, theirs, ratio = _pairs(
+            decide, _command("apptainer", "inspect", "--labels", image), rounds
+        )
+    return {
+        "cmeta-decide, content read (ms)": round(ours, 2),
+        "apptainer inspect --labels (ms)": round(theirs, 2),
+        "cmeta-decide : apptainer inspect --labels": round(ratio, 3),
+    }
+
+
+def _ways_into_squashfs(image: Path, work: Path, rounds: int) -> dict[str, Any]:
+    """Whole processes that read one small and one large file out of the squashfs of an image."""
+    from slurm_cmeta.image import open_image, sif
+
+    with open_image(str(image)) as opened:
+        assert isinstance(opened.content, sif.Sif)
+        stored = opened.content.partition.stored
+    offset, size = stored.offset, stored.size
+    squashfs = work / "only.squashfs"
+    squashfs.write_bytes(image.read_bytes()[offset : offset + size])
+    files = ("/usr/bin/dash", "/usr/lib/x86_64-linux-gnu/libc.so.6")
+    libsquashfs = f"""
+import sys; sys.path.insert(0, {str(PROJECT)!r})
+from slurm_cmeta.image.content import Warnings
+from slurm_cmeta.image.filetree import quick_budget
+from slurm_cmeta.image.reader import Reader
+from slurm_cmeta.image.squashfs import SquashfsTree
+tree = SquashfsTree(Reader({str(image)!r}), {offset}, {size}, "x", Warnings(), quick_budget())
+assert sum(len(tree.read(tree.find(path))) for path in {files!r}) > 1000000
+"""
+    others: dict[str, list[str]] = {
+        "two calls of unsquashfs -cat from Python": [
+            *(PYTHON, "-I", "-c"),
+            "import subprocess\nassert sum(len(subprocess.run(['unsquashfs', '-o', "
+            f"'{offset}', '-cat', {str(image)!r}, path], stdout=subprocess.PIPE).stdout) "
+            f"for path in {files!r}) > 1000000",
+        ],
+    }
+    for name, module, code in (
+        (
+            "dissect.squashfs",
+            "dissect.squashfs",
+            "from dissect.squashfs import SquashFS\n"
+            f"fs = SquashFS(open({str(squashfs)!r}, 'rb'))\n"
+            f"assert sum(len(fs.get(p).open().read()) for p in {files!r}) > 1000000",
+        ),
+        (
+            "PySquashfsImage",
+            "PySquashfsImage",
+            "from PySquashfsImage import SquashFsImage\n"
+            f"fs = SquashFsImage.from_file({str(squashfs)!r})\n"
+            f"assert sum(len(fs.select(p).read_bytes()) for p in {files!r}) > 1000000",
+        ),
+    ):
+        if subprocess.run(
+            [sys.executable, "-c", f"import {module}"], capture_output=True
+        ).returncode:
+            continue  # pip install dissect.squashfs PySquashfsImage, to have them compared
+        others[name] = [sys.executable, "-I", "-c", code]
+    found: dict[str, Any] = {}
+    for name, command in others.items():
+        theirs, ours, ratio = _pairs(
+            _command(*command), _command(PYTHON, "-I", "-c", libsquashfs), rounds
+        )
+        found["libsquashfs by cffi, two files of a squashfs (ms)"] = round(ours, 2)
+        found[f"{name} (ms)"] = round(theirs, 2)
+        found[f"{name} : libsquashfs"] = round(ratio, 2)
+    return found
+
+
+def _deep(work: Path) -> dict[str, Any]:
+    """Machine code that `--deep` examines in a second: a plain program, and one that dispatches."""
+    found: dict[str, Any] = {}
+    source = images.PACKAGES / "amd64"
+    for name, pattern in (
+        ("python3", "usr/bin/python3.*"),
+        ("libopenblas", "usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas*.so"),
+    ):
+        path = next(iter(sorted(source.glob(pattern))), None)
+        if path is None:
+            continue
+        tree = work / f"deep-{name}"
+        (tree / "opt/app/bin").mkdir(parents=True)
+        shutil.copy2(path.resolve(), tree / "opt/app/bin" / path.name)
+        image = _image(work / f"{name}.sif", tree)
+        script = f"""
+import sys, time; sys.path.insert(0, {str(PROJECT)!r})
+from slurm_cmeta import config
+from slurm_cmeta.image.filetree import deep_budget
+from slurm_cmeta.submission import read_image
+begun = time.perf_counter()
+report = read_image({str(image)!r}, config.defaults(), deep_budget())
+spent = time.perf_counter() - begun
+examined = sum(int(f.value) for f in report.facts if f.key == "isa.examined")
+print(examined, spent)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        if done.returncode == 0:
+            examined, spent = map(float, done.stdout.split())
+            found[f"--deep, {name} (MB of machine code)"] = round(examined / 1e6, 2)
+            found[f"--deep, {name} (MB a second)"] = round(examined / 1e6 / spent, 2)
+        else:
+            found[f"--deep, {name} (MB a second)"] = done.stderr.strip().splitlines()[-1]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
