@@ -56,7 +56,8 @@ TRIPLETS = {
 }
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_STARTERS = frozenset(("exec", "env", "nice", "time", "command", "sh", "bash", "-c", "/bin/sh"))
+_STARTERS = frozenset(("exec", "env", "nice", "time", "command", "sh", "bash"))
+"""Words before the program in a command that starts one."""
 
 
 class Binary(NamedTuple):
@@ -128,7 +129,7 @@ class Subject:
         path = self._known_to_loader().get(soname)
         if path is not None:
             return self.tree.find(path)
-        for directory in self._default_directories():
+        for directory in self._default_directories(of.family if of else self.family):
             entry = self.tree.find(f"{directory}/{soname}")
             if entry is not None:
                 return entry
@@ -141,7 +142,7 @@ class Subject:
             if self.tree is not None:
                 directories = [*self._library_path(), *LIBRARY_DIRECTORIES, *self._below_opt("lib")]
                 if not self._known_to_loader():
-                    directories += self._default_directories()
+                    directories += self._default_directories(self.family)
                 for directory in dict.fromkeys(directories):
                     for name, _ in self.tree.list(directory, MAX_LIBRARY_NAMES):
                         if ".so" in name:
@@ -163,8 +164,8 @@ class Subject:
         path = self.environment.get("LD_LIBRARY_PATH", "")
         return [d for d in path.split(":")[:16] if d.startswith("/") and "$" not in d]
 
-    def _default_directories(self) -> list[str]:
-        triplet = TRIPLETS.get(self.family or "")
+    def _default_directories(self, family: str | None) -> list[str]:
+        triplet = TRIPLETS.get(family or "")
         debian = [f"/lib/{triplet}", f"/usr/lib/{triplet}"] if triplet else []
         return [*debian, *DEFAULT_LIBRARY_DIRECTORIES]
 
@@ -207,7 +208,7 @@ class Subject:
         for line in lines:
             for word in line.split()[:8]:
                 plain = word.strip("\"'")
-                if plain in _STARTERS or plain.startswith("-") or "=" in plain:
+                if plain.rsplit("/", 1)[-1] in _STARTERS or plain.startswith("-") or "=" in plain:
                     continue
                 path = self._in_path(plain)
                 if path is not None:

@@ -93,8 +93,8 @@ def _small_tree(tree: Path) -> Path:
         for path in (source / triplet).glob(pattern):
             shutil.copy2(path, tree / triplet / path.name, follow_symlinks=False)
     shutil.copy2(source / "usr/lib64/ld-linux-x86-64.so.2", tree / "usr/lib64")
-    for path in ("usr/bin/dash", "usr/bin/mpirun.openmpi"):
-        shutil.copy2(source / path, tree / path)
+    for name in ("usr/bin/dash", "usr/bin/mpirun.openmpi"):
+        shutil.copy2(source / name, tree / name)
     (tree / "usr/bin/sh").symlink_to("dash")
     shutil.copytree(source / "etc", tree / "etc", symlinks=True)
     (tree / "usr/local/bin").mkdir(parents=True)
@@ -124,7 +124,9 @@ def _grown(small: Path, big: Path, files: int, size: int) -> Path:
             directory = big / f"opt/data/{number // 1000:04}"
             directory.mkdir(parents=True)
         start = chance.randrange(len(block) - each)
-        (directory / f"{number:06}.dat").write_bytes(number.to_bytes(4) + block[start:][: each - 4])
+        (directory / f"{number:06}.dat").write_bytes(
+            number.to_bytes(4, "big") + block[start:][: each - 4]
+        )
     return big
 
 
