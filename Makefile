@@ -4,6 +4,7 @@
 #   make test      all checks and tests, those on real clusters included (SUITE=bookworm|trixie)
 #   make matrix    the tests on real clusters of Slurm 22.05, 24.11 and 26.05
 #   make bench     measure what reading an image costs (ARGS=--quick for a try)
+#   make fuzz      inspect damaged images for five minutes (ARGS="--seconds 60 --deep")
 #   make install   install it here (PREFIX=/usr/local PLUGINDIR=... DESTDIR=...)
 #   make clean     remove what demo and test have made
 #
@@ -22,7 +23,7 @@ LIBDIR    = $(PREFIX)/lib/slurm-cmeta
 MANDIR    = $(PREFIX)/share/man
 COMMANDS  = cmeta:main cmeta-decide:decide
 
-.PHONY: all demo test matrix bench lint check install clean
+.PHONY: all demo test matrix bench fuzz lint check install clean
 all:
 	@sed -n 's/^#   //p' Makefile
 
@@ -45,6 +46,10 @@ matrix:
 bench:
 	@$(ROOT_TOOL) make $(ONE)
 	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py bench $(ARGS)
+
+fuzz:
+	@$(ROOT_TOOL) make $(ONE)
+	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py fuzz $(ARGS)
 
 lint:
 	@$(ROOT_TOOL) make $(ONE)

@@ -1,6 +1,6 @@
 """Run checks and tests: `python3 tests/tools/check.py [lint] [unit] [slurm] [PYTEST-ARGUMENT]...`
 
-`check.py bench [ARGUMENT]...` measures instead, with the arguments of bench.py.
+`check.py bench [ARGUMENT]...` and `check.py fuzz [ARGUMENT]...` run bench.py and fuzz.py instead.
 
 Meant for the Debian root of root.py; works on any machine that has what the tests use (what is
 missing makes tests skip, each with its reason). The Python tools of the tests are installed by pip
@@ -99,9 +99,10 @@ def main(arguments: list[str]) -> int:
     os.environ["PYTHONPATH"] = str(PROJECT)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     tools = environment()
-    if arguments[:1] == ["bench"]:
-        bench = [f"{tools}/python", "tests/tools/bench.py", "--json", ".build/bench.json"]
-        return subprocess.run([*bench, *arguments[1:]]).returncode
+    if arguments[:1] in (["bench"], ["fuzz"]):
+        tool = [f"{tools}/python", f"tests/tools/{arguments[0]}.py"]
+        tool += ["--json", ".build/bench.json"] if arguments[0] == "bench" else []
+        return subprocess.run([*tool, *arguments[1:]]).returncode
     commands = lint(tools) if "lint" in parts else []
     tests = [f"tests/{part}" for part in ("unit", "slurm") if part in parts]
     if "unit" in parts and any((PROJECT / "tests/tools").glob("test_*.py")):

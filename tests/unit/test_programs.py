@@ -23,7 +23,7 @@ def program(**more: Any) -> bytes:
     return elf(**more)
 
 
-def system(**files: bytes | str) -> dict[str, bytes | str]:
+def system(**files: Any) -> dict[str, bytes | str]:
     return {
         "lib64/ld-linux-x86-64.so.2": elf(soname="ld-linux-x86-64.so.2"),
         "usr/lib/x86_64-linux-gnu/libc.so.6": GLIBC,
