@@ -84,6 +84,17 @@ def judge(requirements: Sequence[Requirement], node_class: NodeClass) -> ClassVe
     return ClassVerdict(node_class, MISMATCH if unfit else MATCH, preferred, reasons)
 
 
+def never_compared(verdicts: Sequence[ClassVerdict]) -> list[Reason]:
+    """Return the reasons that are `unchecked` for every class: nothing was compared with them."""
+    if not verdicts:
+        return []
+    return [
+        reason
+        for position, reason in enumerate(verdicts[0].reasons)
+        if all(v.reasons[position].verdict == UNCHECKED for v in verdicts)
+    ]
+
+
 def _family(target: str) -> str:
     cpu = vocabulary.cpu(target)
     return cpu.family if cpu else target

@@ -11,7 +11,7 @@ from slurm_cmeta import config
 from slurm_cmeta.cluster import source
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
-from slurm_cmeta.match import MISMATCH
+from slurm_cmeta.match import MISMATCH, UNCHECKED, never_compared
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
@@ -131,16 +131,18 @@ def _print_table(
     args: argparse.Namespace, report: ImageReport, cluster: Cluster, decision: Decision
 ) -> None:
     rows = [("NODES", "COUNT", "VERDICT", "REASON")]
+    silent = never_compared(decision.classes)
     for verdict in decision.classes:
         reasons = "; ".join(
             f"{r.key} needs {clean(r.needs)}, "
             f"{'has ' + clean(r.has) if r.has else 'not published'}"
             + (" (preference)" if r.strength == "soft" else "")
             for r in verdict.reasons
+            if r._replace(has=None, verdict=UNCHECKED) not in silent
         )
         shown = verdict.verdict + (" +" if verdict.preferred else "")
         nodes = clean(verdict.nodes.nodes, 40)
-        rows.append((nodes, str(verdict.nodes.node_count), shown, reasons or "nothing required"))
+        rows.append((nodes, str(verdict.nodes.node_count), shown, reasons or "nothing compared"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -154,6 +156,9 @@ def _print_table(
         print(f"prefer      {clean(decision.prefer, 2000)}")
     if decision.exclude:
         print(f"exclude     {clean(decision.exclude, 2000)}")
+    if silent:
+        shown = ", ".join(f"{r.key} {clean(r.needs, 60)}" for r in silent)
+        print(f"unchecked   {shown}: no node says anything of it")
     for message in decision.messages:
         print(f"cmeta: {message}", file=sys.stderr)
 

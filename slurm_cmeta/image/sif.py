@@ -254,20 +254,15 @@ class Sif(Content):
         return open_squashfs(self._reader, stored.offset, stored.size, what, self._warnings, budget)
 
     def _warn_of_overlays(self) -> None:
-        if self.overlays:
-            numbers = ", ".join(map(str, self.overlays[:4]))
-            self._warnings.add(
-                f"SIF partition {numbers} lies over the system partition: "
-                "what it changes is not read"
-            )
-
-    def deffile(self) -> str:
-        """Return the first MAX_DEFFILE bytes of the definition file as text, or nothing."""
-        for stored in self.objects:
-            if stored.kind == KINDS[DEFFILE] and stored.readable:
-                data = self._reader.read(stored.offset, min(stored.size, MAX_DEFFILE))
-                return data.decode("utf-8", "replace")
-        return ""
+        if not self.overlays:
+            return
+        numbers = ", ".join(map(str, self.overlays[:4]))
+        self._warnings.add(
+            f"SIF partition {numbers} lies over the system partition: what it changes is not read"
+            if len(self.overlays) == 1
+            else f"SIF partitions {numbers} lie over the system partition: what they change is "
+            "not read"
+        )
 
     def _stored(self, descriptor: Descriptor) -> StoredObject:
         offset, size = descriptor.offset, descriptor.size
