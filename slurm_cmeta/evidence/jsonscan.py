@@ -25,6 +25,12 @@ MAX_STRING = 128 * 1024
 """Bytes of one string: the longest real ones are the texts of licenses, below 40 kB. The regular
 expression keeps about 100 bytes for each escape in a string."""
 
+MAX_KEY = 256
+"""Bytes of a key that may lead somewhere."""
+
+MAX_VALUES = 100_000
+"""Members that are yielded. Of tiny ones a file could hold millions, at 4 s a million."""
+
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 
 Path = tuple[str, ...]
@@ -43,7 +49,7 @@ def values(
     offset, position, buffer = 0, 0, b""
     names: list[str] = []
     """Keys of the open containers that lead to a wanted one, that of the top not counted."""
-    depth = 0
+    depth, found = 0, 0
     key = ""
     start: int | None = None
     """Where the member begins in the buffer that is being collected."""
@@ -56,16 +62,8 @@ def values(
             position = token.end()
             on_track = depth == len(names) + 1
             if text[0] == 0x22:
-                if (
-                    on_track
-                    and start is None
-                    and buffer[position : position + 8].lstrip()[:1]
-                    in (
-                        b":",
-                        b"",
-                    )
-                ):
-                    key = text[1:257].rstrip(b'"').decode("utf-8", "replace")
+                if on_track and start is None and _ends_key(buffer, position):
+                    key = _key(text)
             elif text in b"[{":
                 if on_track and start is None:
                     here = tuple(names)
@@ -82,8 +80,11 @@ def values(
                 if start is not None and depth == len(names) + 1:
                     if position - start <= MAX_MEMBER:
                         value = _parsed(buffer[start:position])
+                        found += 1
                         if value is not None:
                             yield tuple(names), value
+                        if found == MAX_VALUES:
+                            return
                     start = None
                 elif names and depth == len(names):
                     names.pop()
@@ -91,7 +92,8 @@ def values(
             position = max(position, len(buffer))
         kept = position if start is None else min(start, position)
         if position - kept > MAX_MEMBER:
-            # Too large to be parsed: forget its begin, the depth still tells where it ends.
+            # Too large to be parsed. Without its begin it is no JSON, and comes to nothing when it
+            # ends; where that is, the depth still tells.
             start = kept = position
         buffer, position = buffer[kept:], position - kept
         if start is not None:
@@ -103,6 +105,18 @@ def values(
             return
         offset += len(more)
         buffer += more
+
+
+def _ends_key(buffer: bytes, position: int) -> bool:
+    """Tell whether a colon follows, or the buffer ends: after a wrong key comes the right one."""
+    return buffer[position : position + 8].lstrip()[:1] in (b":", b"")
+
+
+def _key(text: bytes) -> str:
+    if b"\\" not in text:
+        return text[1 : MAX_KEY + 1].removesuffix(b'"').decode("utf-8", "replace")
+    value = _parsed(text) if len(text) < MAX_KEY else None
+    return value if isinstance(value, str) else ""
 
 
 def _parsed(data: bytes) -> Any:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 MAX_OBJECTS = 8
 """SBOM objects of one image that are read; `singularity sbom` adds one."""
 
-MAX_SIZE = 256 * 1024 * 1024
-"""Bytes of one object that are gone through, in about 10 s; Syft's of a large image has 50 MB."""
+MAX_SIZE = 128 * 1024 * 1024
+"""Bytes of one object that are gone through, in about 5 s, and in a minute if made to hurt;
+Syft's of a large image has 50 MB."""
 
 _VERSIONS: dict[tuple[str, ...], tuple[str, str]] = {
     ("packages",): ("SPDX", "versionInfo"),

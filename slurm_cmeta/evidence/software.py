@@ -30,7 +30,7 @@ MAX_STATUS = 256 * 1024 * 1024
 MAX_LINE = 64 * 1024
 """Bytes of one line of it; the longest real ones (Conffiles, Depends) have 10 kB."""
 
-MAX_INDEX = 256 * 1024 * 1024
+MAX_INDEX = 64 * 1024 * 1024
 """Bytes of Spack's index; that of 500 packages has 3 MB."""
 
 MAX_LOCKS = 8

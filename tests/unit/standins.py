@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -190,3 +192,19 @@ def check(facts: list[Fact], warnings: list[str]) -> None:
     for text in [*warnings, *(part for fact in facts for part in fact[:3])]:
         assert text.isprintable()
         assert len(text) < 1000
+
+
+def peak(code: str) -> int:
+    """Return the most memory, in kB, that a Python process takes which runs `code`.
+
+    30 seconds are the bound for what takes one or two on an idle machine.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    paths = [here, os.path.dirname(os.path.dirname(here))]
+    text = f"import sys\nsys.path[:0] = {paths!r}\nfrom standins import StandIn\n{code}"
+    # VmHWM, because ru_maxrss starts from what the parent had.
+    text += "print(next(line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line))"
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=30, check=True
+    )
+    return int(done.stdout)
