@@ -18,7 +18,7 @@ CHUNK = 256 * 1024
 """Bytes read at once."""
 
 MAX_MEMBER = 512 * 1024
-"""Bytes of one member that is parsed: real ones have up to 100 kB, and JSON made to hurt grows
+"""Bytes of one member that is parsed, give or take a chunk: real ones have up to 100 kB, and JSON made to hurt grows
 25 times in memory."""
 
 MAX_STRING = 128 * 1024
@@ -78,13 +78,12 @@ def values(
                 if depth <= 0:
                     return
                 if start is not None and depth == len(names) + 1:
-                    if position - start <= MAX_MEMBER:
-                        value = _parsed(buffer[start:position])
-                        found += 1
-                        if value is not None:
-                            yield tuple(names), value
-                        if found == MAX_VALUES:
-                            return
+                    value = _parsed(buffer[start:position])
+                    found += 1
+                    if value is not None:
+                        yield tuple(names), value
+                    if found == MAX_VALUES:
+                        return
                     start = None
                 elif names and depth == len(names):
                     names.pop()

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 DIRECTORIES = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 """Of Fedora 36, SUSE and newer; of RHEL and older ones, where it may be a link to the first."""
 
-MAX_ENTRIES = 4000
-"""Entries of a header that are looked at; real ones have below 150."""
-
 MAX_STRING = 256
 """Bytes of one name, version or release."""
 
@@ -81,7 +78,7 @@ def package(blob: bytes) -> tuple[str, str] | None:
         return None
     entries, _ = struct.unpack_from(">II", blob)
     data = 8 + 16 * entries
-    if entries > MAX_ENTRIES or data > len(blob):
+    if data > len(blob):  # so that sqlitefile.MAX_PAYLOAD bounds the entries, too
         return None
     texts: dict[int, str] = {}
     epoch = 0

@@ -278,7 +278,6 @@ def header(*entries: tuple[int, int, int, int], data: bytes = b"") -> bytes:
         (header((1000, 7, 0, 1), data=b"a\0"), None),
         (header((1003, 4, 0, 1), data=b"\0\0\0\1"), None),
         (struct.pack(">II", 2**32 - 1, 2**32 - 1) + b"x" * 1000, None),
-        (struct.pack(">II", 5000, 0) + b"x" * 100_000, None),
         (b"", None),
         (b"\0" * 7, None),
         (b"\0" * 8, None),
@@ -293,6 +292,13 @@ def test_older_databases_are_said_not_to_be_read(name: str) -> None:
     packages, warnings = listed({f"/var/lib/rpm/{name}": b"\0" * 4096})
     assert packages == []
     assert f"/var/lib/rpm/{name} has a format from before RPM 4.16" in warnings[0]
+
+
+def test_keys_are_no_packages(tmp_path: Path) -> None:
+    names = (b"bash", b"gpg-pubkey", b"zlib")
+    rows = [(n, header((1000, 6, 0, 1), data=name + b"\0")) for n, name in enumerate(names)]
+    files: Files = {"/var/lib/rpm/rpmdb.sqlite": database(tmp_path, 4096, rows)}
+    assert pairs(files) == [("bash", "", "rpm"), ("zlib", "", "rpm")]
 
 
 def test_a_journal_is_said_not_to_be_seen() -> None:
@@ -329,7 +335,7 @@ def test_rows_are_those_of_sqlite(tmp_path: Path, page: int) -> None:
     """Every way a row can lie: in its page, at the edge of it, and over many pages."""
     chance = random.Random(page)  # noqa: S311 - repeatable on purpose
     sizes = [*range(40), *range(page - 60, page + 20), 5 * page, 70_000, 200_000]
-    rows = [(n * n + 1, chance.randbytes(size)) for n, size in enumerate(sizes)]
+    rows = [(n * n - 5, chance.randbytes(size)) for n, size in enumerate(sizes)]
     data = database(tmp_path, page, rows)
     found = rows_of(data)
     assert len(found) == len(rows)
@@ -488,6 +494,11 @@ def test_a_member_that_is_too_large_is_left_out() -> None:
     assert [value["name"] for _, value in scanned(document, ("packages",))] == ["small"] * 3
 
 
+def test_only_so_many_members_are_yielded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonscan, "MAX_VALUES", 3)
+    assert len(list(scanned({"a": [[]] * 5}, ("a",)))) == 3
+
+
 def test_numbers_stay_text() -> None:
     raw = b'{"a": [{"n": ' + b"9" * 100_000 + b', "f": 1e999, "i": -Infinity}]}'
     ((_, value),) = scanned(None, ("a",), raw=raw)
@@ -536,6 +547,9 @@ def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_when_deep_and_each_once() -> None:
     assert software.software(StandIn({software.APK[0]: APK_DB})) == []
     assert len(pairs({software.APK[0]: APK_DB + APK_DB})) == 2
+    one = "Package: a\nStatus: install ok installed\nVersion: 1\n"
+    (package,), _ = listed({software.DPKG: one, f"{software.DPKG_PARTS}/a": one})
+    assert package.source == software.DPKG
 
 
 def test_mutated_lists() -> None:

@@ -111,6 +111,14 @@ def test_targets(files: Files, expected: list[str]) -> None:
     assert targets(files) == (expected, [])
 
 
+def test_spec_files_are_read_only_where_directories_do_not_tell() -> None:
+    files: Files = {
+        "/opt/software/linux-zen4/zlib/lib/libz.so": b"",
+        f"/opt/software/zlib-{HASH}/.spack/spec.json": spec("haswell"),
+    }
+    assert targets(files) == (["zen4"], [])
+
+
 def test_the_source_says_the_file() -> None:
     subject = StandIn({spack.LOCK: lock(node("zen4")), UBUNTU + "/bin/lmp": b""})
     assert spack.targets(subject) == [
@@ -165,7 +173,7 @@ def test_only_so_much_is_looked_at() -> None:
 def hostile_locks() -> list[str]:
     begin = '{"concrete_specs": {"a": '
     return [
-        '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(250_000)),
+        '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(220_000)),
         '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(60_000)) + "}}",
         begin + '{"b":' * 800_000,
         begin + "[]," * 1_300_000,
