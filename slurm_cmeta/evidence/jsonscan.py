@@ -18,8 +18,8 @@ CHUNK = 256 * 1024
 """Bytes read at once."""
 
 MAX_MEMBER = 512 * 1024
-"""Bytes of one member that is parsed, give or take a chunk: real ones have up to 100 kB, and JSON made to hurt grows
-25 times in memory."""
+"""Bytes of one member that is parsed, give or take a chunk: real ones have up to 100 kB, and JSON
+made to hurt grows 25 times in memory."""
 
 MAX_STRING = 128 * 1024
 """Bytes of one string: the longest real ones are the texts of licenses, below 40 kB. The regular

@@ -1,7 +1,7 @@
 """Names and versions in a software bill of materials that a SIF carries as an object.
 
     SPDX 2 (JSON)      {"spdxVersion": ..., "packages": [{"name", "versionInfo"}]}
-    CycloneDX (JSON)   {"bomFormat": "CycloneDX", "components": [{"name", "version"}]}
+    CycloneDX (JSON)   {"bomFormat": "CycloneDX", "components": [{"group", "name", "version"}]}
     Syft (JSON)        {"artifacts": [{"name", "version"}], "schema": {...}}
 
 Sources: the specifications of SPDX 2.3 (clause 7) and CycloneDX 1.6, and the JSON schema of
@@ -11,7 +11,7 @@ not read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.evidence import jsonscan
@@ -50,10 +50,9 @@ def packages(image: Image) -> Iterator[tuple[str, str, str]]:
             for path, value in jsonscan.values(read, size, _VERSIONS.keys()):
                 kind, field = _VERSIONS[path]
                 known = True
-                name = value.get("name") if isinstance(value, dict) else None
-                if isinstance(name, str) and name:
-                    version = value.get(field)
-                    yield name, version if isinstance(version, str) else "", f"{kind}, {where}"
+                name, version = _package(value, field)
+                if name:
+                    yield name, version, f"{kind}, {where}"
         except ImageError:
             image.warnings.add(f"the SBOM in {where} cannot be read")
             continue
@@ -62,3 +61,16 @@ def packages(image: Image) -> Iterator[tuple[str, str, str]]:
                 f"the SBOM in {where} lists no packages as SPDX, CycloneDX or Syft do in JSON: "
                 "it is not read"
             )
+
+
+def _package(value: Any, field: str) -> tuple[str, str]:
+    """Return name and version of one package; CycloneDX keeps the scope of a name beside it."""
+    if not isinstance(value, dict):
+        return "", ""
+    name, group, version = value.get("name"), value.get("group"), value.get(field)
+    if not isinstance(name, str):
+        return "", ""
+    if isinstance(group, str) and group and name:
+        name = f"{group}/{name}"
+    known = isinstance(version, str) and version != "NOASSERTION"  # SPDX for `nobody says`
+    return name, str(version) if known else ""

@@ -151,8 +151,7 @@ class StandIn(Subject):
     def programs(self) -> list[Binary]:
         found = []
         for path, needed in self._needs.items():
-            elf = Elf()
-            elf.needed, elf.search = needed, self._search
+            elf = cast(Elf, SimpleNamespace(needed=needed, search=self._search))
             entry = self.tree.find(path) if self.tree is not None else None
             assert entry is not None
             found.append(Binary(entry, elf, PROGRAM))

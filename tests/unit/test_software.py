@@ -418,7 +418,10 @@ SPDX = {
 CYCLONEDX = {
     "bomFormat": "CycloneDX",
     "metadata": {"component": {"name": "the image"}, "components": [{"name": "no"}]},
-    "components": [{"type": "library", "name": "musl", "version": "1.2.4"}, {"name": "x"}],
+    "components": [
+        {"type": "library", "name": "musl", "version": "1.2.4"},
+        {"name": "core", "group": "@angular"},
+    ],
 }
 SYFT = {"artifacts": [{"id": "1", "name": "bash", "version": "5.2", "type": "deb"}], "schema": {}}
 
@@ -426,8 +429,8 @@ SYFT = {"artifacts": [{"id": "1", "name": "bash", "version": "5.2", "type": "deb
 @pytest.mark.parametrize(
     ("document", "kind", "found"),
     [
-        (SPDX, "SPDX", [("openssl", "3.0.2"), ("noversion", "NOASSERTION")]),
-        (CYCLONEDX, "CycloneDX", [("musl", "1.2.4"), ("x", "")]),
+        (SPDX, "SPDX", [("openssl", "3.0.2"), ("noversion", "")]),
+        (CYCLONEDX, "CycloneDX", [("musl", "1.2.4"), ("@angular/core", "")]),
         (SYFT, "Syft", [("bash", "5.2")]),
     ],
 )
@@ -446,7 +449,7 @@ def test_two_objects_and_one_that_is_not_understood() -> None:
     packages, warnings = listed(
         None, json.dumps(SYFT).encode(), b"SPDXVersion: SPDX-2.3", json.dumps(CYCLONEDX).encode()
     )
-    assert [package.name for package in packages] == ["bash", "musl", "x"]
+    assert [package.name for package in packages] == ["bash", "musl", "@angular/core"]
     assert len(warnings) == 1
     assert "the SBOM in SIF descriptor 5 lists no packages" in warnings[0]
 
@@ -518,7 +521,7 @@ def hostile_lists() -> list[tuple[str, bytes]]:
         ("/a/.spack-db/index.json", b'{"database": {"installs": [' + escapes * 3 + b"[" * 4 * MIB),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [' + b"[]," * MIB),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [{"' + b"\\" * 9 * MIB),
-        ("/a/.spack-db/index.json", b'{"database": {"installs": [[' + b"[[],[]]," * 2 * MIB),
+        ("/a/.spack-db/index.json", b'{"database": {"installs": [[' + b"[[],[]]," * (MIB // 2)),
         ("/a/spack.lock", b'{"concrete_specs": {"' + b'a":{"' * MIB),
     ]
 

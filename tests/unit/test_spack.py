@@ -146,7 +146,7 @@ def test_without_a_tree() -> None:
 
 
 def test_a_large_lock_file_and_one_that_is_too_large() -> None:
-    nodes = [node(long_target("zen4"), pad="x" * 4000) for _ in range(500)]
+    nodes = [node(long_target("zen4"), pad="x" * 4000) for _ in range(300)]
     text = lock(*nodes, node("x86_64_v3"))
     assert spack.MAX_LOCK < len(text) < spack.MAX_LARGE_LOCK
     assert targets({spack.LOCK: text}) == (["zen4", "x86_64_v3"], [])
@@ -173,14 +173,14 @@ def test_only_so_much_is_looked_at() -> None:
 def hostile_locks() -> list[str]:
     begin = '{"concrete_specs": {"a": '
     return [
-        '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(220_000)),
-        '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(60_000)) + "}}",
-        begin + '{"b":' * 800_000,
-        begin + "[]," * 1_300_000,
-        begin + '"' + "\\" * 4_000_000,
-        begin + '{"arch": {"target": "' + "x" * 4_000_000 + '"}}}}',
-        '"' * 4_000_000,
-        "[" * 4_000_000,
+        '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(110_000)),
+        '{"concrete_specs": {' + ",".join(f'"{n}": [[],[]]' for n in range(50_000)) + "}}",
+        begin + '{"b":' * 380_000,
+        begin + "[]," * 680_000,
+        begin + '"' + "\\" * 2_000_000,
+        begin + '{"arch": {"target": "' + "x" * 2_000_000 + '"}}}}',
+        '"' * 2_000_000,
+        "[" * 2_000_000,
         "[" * 1_000_000,
     ]
 
