@@ -195,7 +195,7 @@ def test_hostile_lock_files_cost_little(tmp_path: Path, number: int) -> None:
         "from slurm_cmeta.evidence import spack\n"
         f"assert spack.targets(StandIn({str(tmp_path)!r})) == []\n"
     )
-    assert kilobytes < 64 * 1024
+    assert kilobytes < 44 * 1024
 
 
 def test_mutated_files() -> None:
