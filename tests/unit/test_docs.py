@@ -14,6 +14,7 @@ import sif_files
 from slurm_cmeta import __version__, config, errors, requirement, vocabulary
 from slurm_cmeta.cli import decide
 from slurm_cmeta.cli.main import parser
+from slurm_cmeta.evidence.resources import mebibytes
 from slurm_cmeta.submission import read_image
 
 ROOT = Path(__file__).parents[2]
@@ -201,17 +202,35 @@ def test_every_exit_status_is_documented() -> None:
 def test_every_label_is_documented() -> None:
     page = read("docs/labels.md")
     rules = vocabulary.load("labels")["labels"]
-    titles = {"base": "base", "bootstrap": "bootstrap", "created": "built"}
+    titles = {"created": "built"}
     for rule in rules:
-        line = row(page, rule["key"]) if rule["states"] != "architecture" else None
-        if rule["states"] == "cpu":
-            assert line is not None
+        states = rule["states"]
+        line = row(page, rule["key"]) if states != "architecture" else None
+        if line is None:
+            continue
+        if "strength" in rule:
             assert line.endswith(f"| {rule['strength']} |")
-        elif line is not None:
-            assert line == f"| `{rule['key']}` | {titles[rule['states']]} |"
+        elif not states.startswith("mpi") and states != "fabric":
+            assert line == f"| `{rule['key']}` | {titles.get(states, states)} |"
     checks = page[page.index("## Checks only") : page.index("## Description")]
     listed = set(re.findall(r"^\| `([\w.-]+)` \|", checks, re.MULTILINE))
     assert listed == {rule["key"] for rule in rules if rule["states"] == "architecture"}
+
+
+def test_every_label_in_the_page_is_read() -> None:
+    keys = {rule["key"] for rule in vocabulary.load("labels")["labels"]}
+    tables = re.findall(r"^\| `([a-z][\w-]*\.[\w.-]+)` \|", read("docs/labels.md"), re.MULTILINE)
+    assert set(tables) == keys
+
+
+def test_the_examples_of_amounts_are_true() -> None:
+    (text,) = re.findall(r"`16G`, .*?same;", read("docs/labels.md"), re.DOTALL)
+    amounts = re.findall(r"`([^`]+)`", text)
+    assert len(amounts) == 5
+    assert {mebibytes(amount) for amount in amounts} == {16384}
+    assert mebibytes("1.5T") == mebibytes("1536G")
+    assert mebibytes("16Gi", "kubernetes-quantity") == 16384
+    assert mebibytes("16G", "kubernetes-quantity") == 15259
 
 
 def test_every_spelling_in_the_labels_page_is_understood() -> None:

@@ -16,6 +16,11 @@ from slurm_cmeta.image import open_image
 PARTITION = "SIF partition descriptor 2"
 DOCKER = "org.opencontainers.image."
 WISH = "org.supercontainers.hardware.cpu.optimized.version"
+STATES = {
+    *("cpu", "architecture", "base", "bootstrap", "created", "memory", "disk", "gpus", "os"),
+    *("mpi", "mpi-version", "mpi-portability", "fabric", "os-version", "built-with", "built-on"),
+    *("title", "version", "vendor", "source", "revision", "licenses"),
+}
 
 
 class Read:
@@ -138,8 +143,8 @@ def test_every_rule_is_complete_and_tested() -> None:
     assert len(set(keys)) == len(keys)
     for rule in rules:
         assert rule["source"]
-        assert rule["states"] in ("cpu", "architecture", "base", "bootstrap", "created")
-        if rule["states"] == "cpu":
+        assert rule["states"] in STATES
+        if rule["states"] in ("cpu", "memory", "disk", "gpus"):
             assert rule["strength"] in ("hard", "soft")
     cpu = [rule["key"] for rule in rules if rule["states"] == "cpu" and "form" not in rule]
     assert sorted(cpu) == sorted(HARD + SOFT)
