@@ -9,6 +9,7 @@ from slurm_cmeta.image import open_image
 
 if TYPE_CHECKING:
     from slurm_cmeta.config import Config
+    from slurm_cmeta.evidence.software import Package
     from slurm_cmeta.facts import Fact
     from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.requirement import Requirement
@@ -23,6 +24,8 @@ class ImageReport(NamedTuple):
     requirements: list[Requirement]
     labels: dict[str, str]
     warnings: list[str]
+    software: list[Package]
+    """Empty unless all of the image was read."""
 
 
 def read_image(path: str, config: Config, budget: Budget | None = None) -> ImageReport:
@@ -33,13 +36,14 @@ def read_image(path: str, config: Config, budget: Budget | None = None) -> Image
     Raises ImageError when it cannot be read at all; what could not be understood is a warning.
     """
     with open_image(path, budget) as image:
-        facts = evidence.read(image)
+        findings = evidence.read(image)
         labels = image.labels()
         return ImageReport(
             path,
             image.format,
-            facts,
-            requirement.from_facts(facts, config.strengths),
+            findings.facts,
+            requirement.from_facts(findings.facts, config.strengths),
             labels,
             list(image.warnings),
+            findings.software,
         )

@@ -128,6 +128,7 @@ def _as_json(report: ImageReport) -> dict[str, Any]:
         "requires": [_requirement_as_json(requirement) for requirement in report.requirements],
         "labels": report.labels,
         "warnings": report.warnings,
+        **({"software": [p._asdict() for p in report.software]} if report.software else {}),
     }
 
 

@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta.evidence import architecture, cpu, description, libc
+from slurm_cmeta.evidence import (
+    architecture,
+    cpu,
+    description,
+    libc,
+    mpi,
+    provenance,
+    resources,
+)
 from slurm_cmeta.evidence.subject import Subject
+from slurm_cmeta.facts import DECLARED
 
 if TYPE_CHECKING:
+    from slurm_cmeta.evidence.software import Package
     from slurm_cmeta.facts import Fact
     from slurm_cmeta.image import Image
 
-__all__ = ["read"]
+__all__ = ["Findings", "read"]
 
 
-def read(image: Image) -> list[Fact]:
-    """Return all facts about `image`, those that become requirements first.
+class Findings(NamedTuple):
+    """All that was found out about an image."""
+
+    facts: list[Fact]
+    """Those that become requirements come first."""
+    software: list[Package]
+    """Empty unless the image was opened for a deep look."""
+
+
+def read(image: Image) -> Findings:
+    """Return all facts about `image`.
 
     What contradicts better evidence or cannot be understood gives no fact but a warning of the
-    image. An image opened with `deep` is read whole, which may take minutes. Raises ImageError if
-    the file cannot be read any more.
+    image. An image opened with a deep budget is read whole, which may take minutes. Raises
+    ImageError if the file cannot be read any more.
     """
     subject = Subject(image)
     facts = architecture.read(subject)
     subject.family = facts[0].value if facts else None
-    for module in (cpu, libc, description):
+    facts += cpu.read(subject)
+    if subject.deep:
+        facts = _believing_the_code(subject, facts)
+    for module in (mpi, libc, resources, description, provenance):
         facts += module.read(subject)
-    return facts
+    if not subject.deep:
+        return Findings(facts, [])
+    from slurm_cmeta.evidence import software
+
+    return Findings(facts, software.software(subject))
+
+
+def _believing_the_code(subject: Subject, facts: list[Fact]) -> list[Fact]:
+    """Add what the image's machine code needs.
+
+    Where all of it was read, a CPU that somebody merely declared is no more than a wish: programs
+    built for sapphirerapids ran on older machines that had the instructions in them.
+    """
+    from slurm_cmeta.evidence import isa
+
+    report = isa.read(subject)
+    if report.complete:
+        facts = [
+            f._replace(hint=True) if f.key == "cpu" and f.evidence == DECLARED else f for f in facts
+        ]
+    return facts + report.facts

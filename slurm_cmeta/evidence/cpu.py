@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.evidence import spack
 from slurm_cmeta.evidence.rules import stated
 from slurm_cmeta.evidence.subject import APPLICATION
 from slurm_cmeta.facts import OBSERVED, Fact
@@ -31,7 +32,7 @@ def read(subject: Subject) -> list[Fact]:
     the other are all kept, so that a node has to satisfy each. Directories of glibc-hwcaps tell
     nothing: the loader falls back to the plain ones.
     """
-    facts = [*_noted(subject), *_platform(subject)]
+    facts = [*_noted(subject), *_platform(subject), *spack.targets(subject)]
     found: dict[str, Fact] = {}
     for fact in (*facts, *_labelled(subject)):
         if fact.value not in found or found[fact.value].hint > fact.hint:

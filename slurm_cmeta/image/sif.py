@@ -253,6 +253,14 @@ class Sif(Content):
 
         return open_squashfs(self._reader, stored.offset, stored.size, what, self._warnings, budget)
 
+    def deffile(self) -> str:
+        """Return the first MAX_DEFFILE bytes of the definition file as text, or nothing."""
+        for stored in self.objects:
+            if stored.kind == KINDS[DEFFILE] and stored.readable:
+                data = self._reader.read(stored.offset, min(stored.size, MAX_DEFFILE))
+                return data.decode("utf-8", "replace")
+        return ""
+
     def _warn_of_overlays(self) -> None:
         if not self.overlays:
             return

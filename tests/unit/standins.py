@@ -165,7 +165,7 @@ class StandIn(Subject):
                     found.setdefault(name, f"{directory}/{name}")
         return found
 
-    def library(self, soname: str) -> Entry | None:
+    def library(self, soname: str, of: Elf | None = None) -> Entry | None:
         path = self.libraries().get(soname)
         return self.tree.find(path) if path and self.tree is not None else None
 

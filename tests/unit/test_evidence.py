@@ -29,9 +29,9 @@ class Read:
     def __init__(self, path: Path, data: bytes) -> None:
         path.write_bytes(data)
         with open_image(str(path)) as image:
-            self.facts = evidence.read(image)
+            self.facts = evidence.read(image).facts
             self.warnings = list(image.warnings)
-            assert evidence.read(image) == self.facts
+            assert evidence.read(image).facts == self.facts
             assert image.warnings == self.warnings
 
     def of(self, key: str) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def test_real_file(tmp_path: Path) -> None:
         deffile="Bootstrap: docker\nFrom: debian:12\n\n%post\nFrom: nowhere\n",
     )
     with open_image(str(path)) as image:
-        facts = evidence.read(image)
+        facts = evidence.read(image).facts
         assert image.warnings == []
     source = "SIF partition descriptor 3"
     assert facts[:2] == [

@@ -214,7 +214,7 @@ def test_output_encoding_that_lacks_a_character(
     path.write_bytes(build(partition()))
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
-    assert inspect.run(argparse.Namespace(images=[str(path)], json=False)) == 0
+    assert inspect.run(argparse.Namespace(images=[str(path)], json=False, deep=False)) == 0
     sys.stdout.flush()
     assert b"h\\xe4h.sif\n" in buffer.getvalue()
 

@@ -44,7 +44,7 @@ class Read:
         content = MemoryContent(files, **more)
         content.architectures = architectures
         self.image = MemoryImage(content)
-        self.facts = evidence.read(cast(Image, self.image))
+        self.facts = evidence.read(cast(Image, self.image)).facts
         self.warnings = list(self.image.warnings)
         self.requires = requirement.from_facts(self.facts)
 

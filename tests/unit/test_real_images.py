@@ -78,10 +78,21 @@ class Maker:
 
     def read(self, *, deep: bool = False) -> ImageReport:
         squashfs = self.work / "root.squashfs"
-        run("mksquashfs", self.tree, squashfs, "-noappend", "-quiet", "-no-progress", "-comp", "zstd")
+        run(
+            "mksquashfs",
+            self.tree,
+            squashfs,
+            "-noappend",
+            "-quiet",
+            "-no-progress",
+            "-comp",
+            "zstd",
+        )
         path = self.work / "img.sif"
         code = SIF_ARCH[self.architecture]
-        path.write_bytes(build(metadata({}), partition(code, data=squashfs.read_bytes()), arch=code))
+        path.write_bytes(
+            build(metadata({}), partition(code, data=squashfs.read_bytes()), arch=code)
+        )
         budget = deep_budget() if deep else quick_budget()
         return read_image(str(path), config.defaults(), budget)
 
@@ -113,7 +124,9 @@ def test_a_small_system_of_each_architecture(
     assert known["kernel"][0] == ">="
     assert values(report, "libc") == ["glibc"]
     assert float(values(report, "glibc")[0]) >= 2.36
-    assert set(known) == {"arch", "kernel"} | ({"page"} if family in ("aarch64", "ppc64le") else set())
+    assert set(known) == {"arch", "kernel"} | (
+        {"page"} if family in ("aarch64", "ppc64le") else set()
+    )
     if "page" in known:
         assert known["page"] == ("<=", "65536", "hard")
 
@@ -218,7 +231,7 @@ def compiled(target: Path, *options: str) -> None:
 def test_the_instructions_decide_and_not_the_tag(
     maker: Callable[[str], Maker], march: str, level: str
 ) -> None:
-    """The same as the published runs: at -O0 a program for sapphirerapids runs on nearly anything."""
+    """As in the published runs: at -O0 a program for sapphirerapids runs nearly anywhere."""
     made = maker("amd64").system()
     compiled(made.tree / "opt/app/bin/app", f"-march={march}", level, "-ffast-math")
     report = made.read(deep=True)

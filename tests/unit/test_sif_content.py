@@ -29,7 +29,7 @@ def packed(work: Path, files: Mapping[str, bytes | str]) -> bytes:
     return (work / "x.squashfs").read_bytes()
 
 
-OLD = {
+OLD: dict[str, bytes | str] = {
     "bin/sh": elf("aarch64"),
     ".singularity.d/labels.json": json.dumps({"cpu.target": "neoverse_v1", "x": "y"}),
     ".singularity.d/runscript": "#!/bin/sh\nexec /opt/app\n",
