@@ -36,7 +36,7 @@ def functions(elf: Elf) -> Iterator[tuple[int, int]]:
             width = struct.calcsize(form) if form else 0
             if form and at + 8 + 2 * width <= len(view) and encoding & 0x70 in (0, _PCREL):
                 (start,) = struct.unpack_from(form, view, at + 8)
-                (count,) = struct.unpack_from(form.upper().replace("<", "<"), view, at + 8 + width)
+                (count,) = struct.unpack_from(form.upper(), view, at + 8 + width)
                 if encoding & _PCREL:
                     start += address + at + 8
                 start &= (1 << 64) - 1
@@ -78,7 +78,7 @@ def _encoding(view: memoryview, at: int, known: dict[int, int]) -> int:
 
 
 def _augmented(record: bytes, letters: bytes, at: int) -> int:
-    for _ in range(3 + (record[0] >= 4)):  # alignment factors, return register, length: LEB128
+    for _ in range(4):  # two alignment factors, the return register, the length: LEB128
         while at < len(record) and record[at] & 0x80:
             at += 1
         at += 1

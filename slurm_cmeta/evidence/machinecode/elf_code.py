@@ -12,8 +12,10 @@ from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from slurm_cmeta.text import clean
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MACHINES = {62: "x86_64", 183: "aarch64", 21: "ppc64le", 243: "riscv64"}
 ET_EXEC, ET_DYN = 2, 3
@@ -228,6 +230,19 @@ class Elf:
 
     def name(self, table: Table, symbol: Symbol) -> str:
         return self.string(table.strings + symbol.name, table.strings + table.strings_size)
+
+    def places(self, addresses: Iterable[int]) -> list[str]:
+        """Return each address as `symbol+0x1c`, or as a number where no symbol covers it."""
+        wanted = list(addresses)
+        found = [hex(address) for address in wanted]
+        for table in self.tables() if wanted else ():
+            for symbol in self.symbols(table):
+                if symbol.kind == STT_FUNC and symbol.section:
+                    for index, address in enumerate(wanted):
+                        if symbol.value <= address < symbol.value + symbol.size:
+                            name = clean(self.name(table, symbol))
+                            found[index] = f"{name}+{address - symbol.value:#x}"
+        return found
 
     def relocations(self) -> Iterator[Relocation]:
         """Yield every relocation with addend: of the sections, else of the dynamic section."""

@@ -1,0 +1,300 @@
+"""Dispatch analysis: which functions of an x86-64 file run whatever the CPU is.
+
+Functions are followed from where the file is entered, by direct calls and jumps and by addresses
+that code takes, not through data, not through ifunc resolvers, and in functions that check the CPU
+only from what runs unconditionally (guard.py). What may hold the answer about the CPU:
+- data that a function with CPUID writes, or whose address it (or its caller) takes;
+- the return value of such a function, up to three calls up, where the caller looks at it;
+- imported symbols whose names say so, such as __cpu_model or av_get_cpu_flags.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from slurm_cmeta.evidence.machinecode.decode import (
+    ADDRESS,
+    CALL,
+    CALLS,
+    INDIRECT_CALL,
+    JUMP,
+    LOW,
+    READ,
+    RETURN,
+    SHIFT,
+    SLOT,
+    UNCONDITIONAL,
+    WRITE,
+    Decoder,
+)
+from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, STT_IFUNC, Elf
+from slurm_cmeta.evidence.machinecode.features import LEGACY, VECTOR
+from slurm_cmeta.evidence.machinecode.functions import Functions
+from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ASKS_CPU = re.compile(
+    r"(?i)cpu(?!set|clock|alloc|free|count|time|usage)(?<!getcpu)|ia32cap|has_?(sse|avx|fma|bmi)|simd|_rtld_global_ro"
+)
+"""Imported names that tell of the CPU. sched_getcpu and the like do not."""
+VARIANT = re.compile(
+    r"(?i)(?:^|[^a-z0-9])(?:s?sse[0-9]?(?:[_.]?[0-9])?|ssse3|avx[0-9]*\w*|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|"
+    r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|nehalem|bulldozer|"
+    r"piledriver|steamroller|excavator|barcelona|knl|icelake\w*|prescott|penryn|dunnington|core2|"
+    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z0-9])|^_ZGV[cdeCDE]"
+)
+"""Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
+
+R_64, R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE, R_IRELATIVE = 1, 6, 7, 8, 37
+ARRAY = 64
+"""Bytes behind a taken address that belong to the answer when no symbol says how many."""
+SMALL = 512
+"""Bytes: a larger function that checks the CPU does not merely return the answer."""
+MANY = 12
+"""Functions whose addresses one function takes before it is seen as filling a table."""
+MAX_REFERENCES = 3_000_000
+
+
+class Links:
+    """What relocations and symbols say: slots of imports and of functions, resolvers, exports."""
+
+    def __init__(self, elf: Elf) -> None:
+        self.resolvers: set[int] = set()
+        self.imports: dict[int, str] = {}
+        self.targets: dict[int, int] = {}
+        self.objects: dict[int, int] = {}
+        self.exports: list[tuple[int, str]] = []
+        self.asks = False
+        names: dict[int, str] = {}
+        values: dict[int, int] = {}
+        dynamic = elf.dynamic_table()
+        for table in elf.tables():
+            for index, symbol in enumerate(elf.symbols(table)):
+                if symbol.kind == STT_IFUNC and symbol.section:
+                    self.resolvers.add(symbol.value)
+                elif symbol.kind == 1 and symbol.section and symbol.size < 1 << 16:
+                    self.objects[symbol.value] = symbol.size
+                if table != dynamic:
+                    continue
+                if not symbol.section:
+                    name = elf.name(table, symbol)
+                    if ASKS_CPU.search(name):
+                        names[index] = name
+                        self.asks = True
+                else:
+                    values[index] = symbol.value
+                    if symbol.kind == 2 and symbol.binding == 1:  # weak ones are C++ inlines
+                        self.exports.append((symbol.value, elf.name(table, symbol)))
+        for entry in elf.relocations():
+            if entry.kind == R_IRELATIVE:
+                self.resolvers.add(entry.addend)
+            elif entry.kind in (R_64, R_GLOB_DAT, R_JUMP_SLOT):
+                if entry.symbol in names:
+                    self.imports[entry.offset] = names[entry.symbol]
+                elif entry.symbol in values and entry.kind != R_64:
+                    self.targets[entry.offset] = values[entry.symbol]
+            elif entry.kind == R_RELATIVE:
+                self.targets[entry.offset] = entry.addend
+
+
+class Program:
+    """The functions of one file with all that their code refers to."""
+
+    def __init__(self, elf: Elf, decoder: Decoder, functions: Functions, links: Links) -> None:
+        self.elf, self.decoder, self.functions, self.links = elf, decoder, functions, links
+        self.masks: list[int] = []
+        self.refers: list[array[int]] = []
+        self.asking: set[int] = set()
+        self.cut = False
+        left = MAX_REFERENCES
+        for start, end in zip(functions.starts, functions.ends, strict=True):
+            mask, refers, cpuid = decoder.scan(start, end) if left > 0 else (0, array("Q"), False)
+            left -= len(refers)
+            if cpuid:
+                self.asking.add(len(self.masks))
+            self.masks.append(mask)
+            self.refers.append(refers)
+        self.cut = left <= 0
+        at = functions.at
+        self.resolvers = {at(a) for a in links.resolvers} - {-1}
+        self.start = at(elf.entry) if elf.entry else -1
+        self.startup = set()
+        if self.start >= 0:
+            self.startup = {at(r & LOW) for r in self.refers[self.start] if r >> SHIFT == CALL}
+        self.tainted = self._tainted()
+        self._taint_starts = [low for low, _ in self.tainted]
+        self.telling = set(self.asking)
+        self.uses: dict[int, set[int]] = {}
+        for _ in range(3):
+            self._spread()
+
+    def _tainted(self) -> list[tuple[int, int]]:
+        """Return the ranges of data that may hold the answer about the CPU, merged, ascending."""
+        spans = []
+        callers = {
+            index
+            for index, refers in enumerate(self.refers)
+            if any(r >> SHIFT == CALL and self.functions.at(r & LOW) in self.asking for r in refers)
+        }
+        for index in self.asking | callers:
+            for reference in self.refers[index]:
+                what, address = reference >> SHIFT, reference & LOW
+                segment = self.elf.segment(address)
+                if what not in (WRITE, ADDRESS) or segment is None or segment.flags & 1:
+                    continue
+                if what == ADDRESS and not segment.flags & 2:
+                    continue
+                if what == WRITE and index in self.startup:
+                    continue  # libc's start-up writes a hundred variables of its own
+                size = self.links.objects.get(address, ARRAY if what == ADDRESS else 8)
+                if index in self.startup:
+                    size = max(size, 512)  # glibc's struct cpu_features
+                spans.append((address, address + max(size, 1)))
+        merged: list[tuple[int, int]] = []
+        for low, high in sorted(spans):
+            if merged and low <= merged[-1][1] + ARRAY:
+                merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+            else:
+                merged.append((low, high))
+        return merged
+
+    def is_tainted(self, address: int) -> bool:
+        at = bisect_right(self._taint_starts, address) - 1
+        return at >= 0 and address < self.tainted[at][1]
+
+    def is_check(self, reference: int) -> bool:
+        """Say whether a packed reference alone is a look at the answer about the CPU."""
+        what, address = reference >> SHIFT, reference & LOW
+        if what in (READ, ADDRESS):
+            return address in self.links.imports or self.is_tainted(address)
+        if what == SLOT:
+            return address in self.links.imports
+        return what in (CALL, JUMP) and self._stub(address) in self.links.imports
+
+    def _stub(self, address: int) -> int:
+        """Return the slot that the PLT entry at `address` jumps through, or 0."""
+        if self.functions.at(address) >= 0 and not self.links.imports:
+            return 0
+        raw = self.elf.read(address, 16)
+        at = 4 if raw[:4] == b"\xf3\x0f\x1e\xfa" else 0
+        at += raw[at : at + 1] == b"\xf2"
+        if raw[at : at + 2] != b"\xff\x25" or len(raw) < at + 6:
+            return 0
+        return address + at + 6 + int.from_bytes(raw[at + 2 : at + 6], "little", signed=True)
+
+    def _spread(self) -> None:
+        """Take one step up: functions that return what a telling function, or data, told them."""
+        found = set()
+        for index, refers in enumerate(self.refers):
+            if index in self.asking or index in self.startup:
+                continue
+            reads = any(self.is_check(r) for r in refers)
+            called = [
+                r for r in refers
+                if r >> SHIFT in (CALL, JUMP) and self.functions.at(r & LOW) in self.telling
+                and self.functions.at(r & LOW) != index
+            ]  # fmt: skip
+            if called:
+                sites = self._looks(index, {r & LOW for r in called})
+                if sites:
+                    self.uses[index] = sites
+                    reads = True
+            if reads and self.functions.ends[index] - self.functions.starts[index] <= SMALL:
+                found.add(index)
+        self.telling |= found
+
+    def _looks(self, index: int, callees: set[int]) -> set[int]:
+        """Return the call sites in function `index` behind which the result is looked at."""
+        iced = self.decoder.iced
+        factory = iced.info()
+        results = {iced.register.RAX, iced.register.EAX, iced.register.AX, iced.register.AL,
+                   iced.register.EDX, iced.register.RDX}  # fmt: skip
+        reading = {iced.access.READ, iced.access.COND_READ, iced.access.READ_WRITE,
+                   iced.access.READ_COND_WRITE}  # fmt: skip
+        found: set[int] = set()
+        site = left = 0
+        start, end = self.functions.starts[index], self.functions.ends[index]
+        for i in self.decoder.instructions(start, end):
+            if site:
+                flow, left = i.flow_control, left - 1
+                used = {u.register: u.access for u in factory.info(i).used_registers()}
+                if flow == RETURN or any(used.get(r) in reading for r in results):
+                    found.add(site)
+                    site = 0
+                elif left <= 0 or flow in (CALLS, INDIRECT_CALL) or results & set(used):
+                    site = 0
+            if i.flow_control in (CALLS, UNCONDITIONAL) and i.near_branch_target in callees:
+                if i.flow_control == CALLS:
+                    site, left = i.ip, 12
+                else:
+                    found.add(i.ip)
+        return found
+
+    def checks(self, index: int) -> bool:
+        """Say whether function `index` looks at the answer about the CPU anywhere."""
+        return (
+            index in self.asking
+            or index in self.uses
+            or any(self.is_check(reference) for reference in self.refers[index])
+        )
+
+    def unguarded(self, index: int) -> Unconditional:
+        sites = self.uses.get(index, set())
+        return unconditional(
+            self.decoder,
+            self.functions.starts[index],
+            self.functions.ends[index],
+            lambda reference, ip: ip in sites or self.is_check(reference),
+        )
+
+    def generic(self, index: int) -> bool:
+        """Say whether function `index` was evidently compiled without AVX."""
+        return bool(self.masks[index] & LEGACY) and not self.masks[index] & VECTOR
+
+    @property
+    def generic_base(self) -> bool:
+        """Say whether the file was, as a whole, compiled without AVX."""
+        plain = sum(self.generic(index) for index in range(len(self.masks)))
+        return plain * 8 > sum(1 for mask in self.masks if mask & VECTOR)
+
+    def roots(self) -> set[int]:
+        """Return the functions that run, or may be called, when the file is used."""
+        at = self.functions.at
+        found = {self.start} | self.startup
+        plain, arrays = self.elf.initialisers()
+        found |= {at(address) for address in plain}
+        for low, size in arrays:
+            if self.elf.type != ET_EXEC:
+                inside = (t for o, t in self.links.targets.items() if low <= o < low + size)
+                found |= {at(target) for target in inside}
+            found |= {at(pointer) for pointer in self.elf.pointers(low, size)}
+        if self.start >= 0:
+            for reference in self.refers[self.start]:
+                if reference >> SHIFT == READ:
+                    found.add(at(self.links.targets.get(reference & LOW, 0)))
+        return found - {-1} - self.resolvers
+
+    def successors(self, refers: Iterable[int], own: bool = False) -> set[int]:
+        """Return the functions that packed references lead to, resolvers left out.
+
+        In a program with dispatch of its `own`, code that takes many addresses fills a table of
+        variants, by a rule that may be out of sight (x265 passes the CPU's flags as an argument).
+        """
+        at = self.functions.at
+        found = set()
+        taken = {at(r & LOW) for r in refers if r >> SHIFT == ADDRESS} - {-1} if own else set()
+        if len(taken) > MANY:
+            refers = [r for r in refers if r >> SHIFT != ADDRESS]
+        for reference in refers:
+            what = reference >> SHIFT
+            if what in (CALL, JUMP, ADDRESS):
+                found.add(at(reference & LOW))
+            elif what in (SLOT, READ) and reference & LOW in self.links.targets:
+                if what == SLOT:
+                    found.add(at(self.links.targets[reference & LOW]))
+        return found - {-1} - self.resolvers
