@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
 from slurm_cmeta.evidence.machinecode.features import (
-    BAD,
+    BRANCH,
+    CALLED,
     CPUID,
     FEATURE,
     FLOW,
@@ -67,15 +68,7 @@ class Decoder:
 
     def codes(self, start: int, end: int) -> set[int]:
         """Return the instruction forms between `start` and `end`: the fast way."""
-        found: set[int] = set()
-        add = found.add
-        if end - start <= PIECE:
-            for instruction in self.iced.decoder(64, self.elf.read(start, end - start), ip=start):
-                add(instruction.code)
-        else:
-            for instruction in self.instructions(start, end):
-                add(instruction.code)
-        return found
+        return {instruction.code for instruction in self._all(start, end)}
 
     def mask(self, codes: set[int]) -> int:
         masks = self.iced.masks
@@ -89,32 +82,43 @@ class Decoder:
         kinds = self.iced.kinds
         codes: set[int] = set()
         refers: set[int] = set()
+        called: set[int] = set()
+        jumped: set[int] = set()
         cpuid = False
-        simple = FEATURE | MEMORY
-        flow = 0
-        for i in self.instructions(start, end):
-            kind = kinds[i.code]
+        i = None
+        for i in self._all(start, end):
+            code = i.code
+            kind = kinds[code]
             if not kind:
-                flow = 0
                 continue
-            if kind & FEATURE:
-                codes.add(i.code)
-            if kind & MEMORY and i.is_ip_rel_memory_operand:
+            if kind & BRANCH:
+                jumped.add(i.near_branch_target)
+            elif kind & MEMORY and i.is_ip_rel_memory_operand:
                 refers.add(self.memory_reference(i))
-            if kind & ~simple:
-                cpuid |= bool(kind & CPUID)
-                reference = self.reference(i, kind)
-                if reference and not start <= reference & LOW < end:
-                    refers.add(reference)
-                elif reference and reference & LOW == start and reference >> SHIFT == CALL:
-                    refers.add(reference)
-            flow = kind
-        if flow & (FLOW | BAD):
-            flow = i.flow_control if start < end else 0
-        if end > start and flow not in ENDS:
-            refers.add(JUMP << SHIFT | end)  # falls into what follows
+            elif kind & CALLED:
+                called.add(i.near_branch_target)
+            if kind & FEATURE:
+                codes.add(code)
+            elif kind & CPUID:
+                cpuid = True
+            elif kind & IMMEDIATE and self.fixed:
+                refers.add(self.reference(i, kind))
+        low, high = self.low, self.high
+        refers.update(CALL << SHIFT | t for t in called if low <= t < high)
+        refers.update(
+            JUMP << SHIFT | t for t in jumped if low <= t < high and not start <= t < end
+        )
+        if i is not None and i.flow_control not in ENDS and i.flow_control != CALLS:
+            # Falls into what follows; a call at the very end is one that does not return.
+            refers.add(JUMP << SHIFT | end)
         refers.discard(0)
         return self.mask(codes), array("Q", sorted(refers)), cpuid
+
+    def _all(self, start: int, end: int) -> Any:
+        """Return an iterable of the instructions from `start` to `end`, the fastest there is."""
+        if end - start <= PIECE:
+            return self.iced.decoder(64, self.elf.read(start, end - start), ip=start)
+        return self.instructions(start, end)
 
     def is_cpuid(self, kind: int) -> bool:
         return bool(kind & CPUID)

@@ -10,6 +10,7 @@ microarchitectures.json) calls them. What is left out, and why:
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -38,9 +39,11 @@ LEGACY = 1 << 62
 VECTOR = 1 << 61
 """Marks a vector instruction in an AVX (VEX, EVEX, XOP) encoding."""
 _VECTOR_FLAGS = ("avx", "avx2", "fma", "fma4", "xop", "f16c", "vaes", "vpclmulqdq")
+_VECTOR_BITS = sum(BIT[name] for name in _VECTOR_FLAGS)
+_AVX512_BITS = sum(bit for name, bit in BIT.items() if name.startswith("avx512"))
 
 # What an instruction is to the analysis of the control flow.
-FEATURE, FLOW, MEMORY, IMMEDIATE, CPUID, BAD = 1, 2, 4, 8, 16, 32
+FEATURE, FLOW, MEMORY, IMMEDIATE, CPUID, BAD, BRANCH, CALLED = 1, 2, 4, 8, 16, 32, 64, 128
 
 
 class Iced:
@@ -71,10 +74,12 @@ class Iced:
         kind = FEATURE if self.masks[code] else 0
         if instruction.flow_control != self._flow.NEXT:
             kind |= FLOW
+        if instruction.flow_control == self._flow.CALL and name.startswith("CALL_REL"):
+            kind |= CALLED
+        elif name.startswith("J") and "_REL" in name:
+            kind |= BRANCH
         form = self._form(code)
-        operands = [
-            self._kinds_of_operand[form.op_kind(index)] for index in range(form.op_count)
-        ]
+        operands = [self._kinds_of_operand[form.op_kind(n)] for n in range(form.op_count)]
         if any("MEM" in operand for operand in operands):
             kind |= MEMORY
         if name.startswith(("MOV_", "PUSH")) and operands and operands[-1] in (
@@ -100,9 +105,9 @@ class Iced:
         encoding = self._encodings[self._form(code).encoding]
         if encoding == "EVEX":
             mask |= BIT["avx512f"] | VECTOR
-        elif mask & sum(BIT[flag] for flag in _VECTOR_FLAGS):
+        elif mask & _VECTOR_BITS:
             mask |= BIT["avx"] | VECTOR
-        elif any(flag.startswith("avx512") for flag in flags(mask)):
+        elif mask & _AVX512_BITS:
             mask |= VECTOR
         elif encoding == "LEGACY" and "XMM" in name and any(
             feature in ("SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2") for feature in features
@@ -119,6 +124,12 @@ class _Memo(dict[int, int]):
     def __missing__(self, key: int) -> int:
         self[key] = value = int(self._ask(key))
         return value
+
+
+@functools.cache
+def iced() -> Iced:
+    """Return the one Iced; ImportError without the package."""
+    return Iced()
 
 
 def _constants(module: Any) -> dict[int, str]:

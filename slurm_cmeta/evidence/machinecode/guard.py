@@ -7,7 +7,7 @@ before any check runs always; so does what every way from the check to the funct
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
@@ -35,14 +35,9 @@ class Unconditional(NamedTuple):
     """Packed references from code before any check."""
 
 
-class _Step(NamedTuple):
-    ip: int
-    after: int
-    code: int
-    refers: tuple[int, ...]
-    flow: int
-    target: int
-    check: bool
+_Step: TypeAlias = "tuple[int, int, int, tuple[int, ...], int, int, bool]"
+"""Address, the next one, form, packed references, kind of flow, target in sight, is it a check."""
+_IP, _AFTER, _CODE, _REFERS, _FLOW, _TARGET, _CHECK = range(7)
 
 
 def unconditional(
@@ -62,16 +57,19 @@ def unconditional(
     for index in sorted(always):
         low, high = blocks[index]
         for step in steps[low:high]:
-            result.first.setdefault(step.code, step.ip)
+            result.first.setdefault(step[_CODE], step[_IP])
             # What is called behind a check may be told the answer, as an argument or in memory.
             # An address taken before it may be the one to choose or not to choose (cmov).
             if index in before:
-                result.refers.update(r for r in step.refers if r >> SHIFT != ADDRESS)
+                result.refers.update(r for r in step[_REFERS] if r >> SHIFT != ADDRESS)
     return result
 
 
 def _step(decoder: Decoder, i: Any, is_check: Callable[[int, int], bool]) -> _Step:
-    kind = decoder.iced.kinds[i.code]
+    code = i.code
+    kind = decoder.iced.kinds[code]
+    if not kind & ~FEATURE or (kind & ~FEATURE == MEMORY and not i.is_ip_rel_memory_operand):
+        return i.ip, i.next_ip, code, (), 0, 0, False
     refers = []
     if kind & MEMORY and i.is_ip_rel_memory_operand:
         refers.append(decoder.memory_reference(i))
@@ -84,7 +82,7 @@ def _step(decoder: Decoder, i: Any, is_check: Callable[[int, int], bool]) -> _St
                 target = i.near_branch_target
     kept = tuple(reference for reference in refers if reference)
     check = decoder.is_cpuid(kind) or any(is_check(reference, i.ip) for reference in kept)
-    return _Step(i.ip, i.next_ip, i.code, kept, flow, target, check)
+    return i.ip, i.next_ip, code, kept, flow, target, check
 
 
 def _blocks(
@@ -93,30 +91,30 @@ def _blocks(
     """Return the basic blocks as ranges of `steps`, and block numbers by first address."""
     starts = {start}
     for step in steps:
-        if start <= step.target < end:
-            starts.add(step.target)
-        if step.check or step.flow in ENDS or step.flow == CONDITIONAL:
-            starts.add(step.after)
+        if start <= step[_TARGET] < end:
+            starts.add(step[_TARGET])
+        if step[_CHECK] or step[_FLOW] in ENDS or step[_FLOW] == CONDITIONAL:
+            starts.add(step[_AFTER])
     blocks = []
     low = 0
     for index, step in enumerate(steps):
-        if step.after in starts or index + 1 == len(steps):
+        if step[_AFTER] in starts or index + 1 == len(steps):
             blocks.append((low, index + 1))
             low = index + 1
-    return blocks, {steps[low].ip: number for number, (low, _) in enumerate(blocks)}
+    return blocks, {steps[low][_IP]: number for number, (low, _) in enumerate(blocks)}
 
 
 def _successors(steps: list[_Step], block: tuple[int, int], leaders: dict[int, int]) -> list[int]:
     """Return the blocks that may follow; -1 for leaving the function."""
     last = steps[block[1] - 1]
     found = []
-    if last.flow in (UNCONDITIONAL, CONDITIONAL):
-        found.append(leaders.get(last.target, -1))
-    elif last.flow in ENDS:
+    if last[_FLOW] in (UNCONDITIONAL, CONDITIONAL):
+        found.append(leaders.get(last[_TARGET], -1))
+    elif last[_FLOW] in ENDS:
         found.append(-1)
-    if last.flow not in ENDS:
-        found.append(leaders.get(last.after, -1))
-    if last.flow == CALLS and last.after in leaders:
+    if last[_FLOW] not in ENDS:
+        found.append(leaders.get(last[_AFTER], -1))
+    if last[_FLOW] == CALLS and last[_AFTER] in leaders:
         found.append(-1)  # a call just before a join may be one that does not return
     return found
 
@@ -133,7 +131,7 @@ def _before(
         if block in seen or block < 0:
             continue
         seen.add(block)
-        if steps[blocks[block][1] - 1].check:
+        if steps[blocks[block][1] - 1][_CHECK]:
             checked.add(block)
         else:
             todo += _successors(steps, blocks[block], leaders)

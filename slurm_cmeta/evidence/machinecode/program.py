@@ -36,7 +36,7 @@ from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 ASKS_CPU = re.compile(
     r"(?i)cpu(?!set|clock|alloc|free|count|time|usage)(?<!getcpu)|ia32cap|has_?(sse|avx|fma|bmi)|simd|_rtld_global_ro"
@@ -46,7 +46,7 @@ VARIANT = re.compile(
     r"(?i)(?:^|[^a-z0-9])(?:s?sse[0-9]?(?:[_.]?[0-9])?|ssse3|avx[0-9]*\w*|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|"
     r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|nehalem|bulldozer|"
     r"piledriver|steamroller|excavator|barcelona|knl|icelake\w*|prescott|penryn|dunnington|core2|"
-    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z0-9])|^_ZGV[cdeCDE]"
+    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z0-9]|[EI])|^_ZGV[cdeCDE]"
 )
 """Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
 
@@ -55,6 +55,11 @@ ARRAY = 64
 """Bytes behind a taken address that belong to the answer when no symbol says how many."""
 SMALL = 512
 """Bytes: a larger function that checks the CPU does not merely return the answer."""
+MAX_STUBS = 100_000
+HELPER = 160
+"""Bytes: a larger function with CPUID is no mere wrapper of the instruction."""
+LEVELS = 5
+"""Calls up which a returned answer is followed."""
 MANY = 12
 """Functions whose addresses one function takes before it is seen as filling a table."""
 MAX_REFERENCES = 3_000_000
@@ -107,6 +112,7 @@ class Program:
 
     def __init__(self, elf: Elf, decoder: Decoder, functions: Functions, links: Links) -> None:
         self.elf, self.decoder, self.functions, self.links = elf, decoder, functions, links
+        self._stubs: dict[int, int] = {}
         self.masks: list[int] = []
         self.refers: list[array[int]] = []
         self.asking: set[int] = set()
@@ -115,6 +121,11 @@ class Program:
         for start, end in zip(functions.starts, functions.ends, strict=True):
             mask, refers, cpuid = decoder.scan(start, end) if left > 0 else (0, array("Q"), False)
             left -= len(refers)
+            for at, reference in enumerate(refers):
+                if reference >> SHIFT in (CALL, JUMP):
+                    target = links.targets.get(self._stub(reference & LOW))
+                    if target is not None:
+                        refers[at] = reference & ~LOW | target & LOW
             if cpuid:
                 self.asking.add(len(self.masks))
             self.masks.append(mask)
@@ -126,42 +137,119 @@ class Program:
         self.startup = set()
         if self.start >= 0:
             self.startup = {at(r & LOW) for r in self.refers[self.start] if r >> SHIFT == CALL}
-        self.tainted = self._tainted()
-        self._taint_starts = [low for low, _ in self.tainted]
-        self.telling = set(self.asking)
+        self.tainted: list[tuple[int, int]] = []
+        self._taint_starts: list[int] = []
         self.uses: dict[int, set[int]] = {}
-        for _ in range(3):
-            self._spread()
+        self.reading: set[int] = set()
+        self._learn()
 
-    def _tainted(self) -> list[tuple[int, int]]:
-        """Return the ranges of data that may hold the answer about the CPU, merged, ascending."""
-        spans = []
-        callers = {
-            index
-            for index, refers in enumerate(self.refers)
-            if any(r >> SHIFT == CALL and self.functions.at(r & LOW) in self.asking for r in refers)
+    def _learn(self) -> None:
+        """Find what holds the answer about the CPU, and who looks at it, in a few rounds."""
+        starts, ends = self.functions.starts, self.functions.ends
+        own = self.startup if self.start >= 0 else set()
+        self._adopt()
+        packed = self._packed(self.asking)
+        callers = {i for i, refers in enumerate(self.refers) if not packed.isdisjoint(refers)}
+        spans = [s for i in self.asking | callers for s in self._spans(i, (WRITE, ADDRESS))]
+        if self.links.imports:
+            self.reading = {
+                i for i, refers in enumerate(self.refers) if any(map(self.is_check, refers))
+            }
+        addresses, owners = self._data()
+        telling: set[int] = set()
+        new = self.asking | {i for i in self.reading if ends[i] - starts[i] <= SMALL}
+        for _ in range(LEVELS):
+            self._taint(spans)
+            reading = {
+                owner
+                for address, owner in zip(addresses, owners, strict=True)
+                if self.is_tainted(address)
+            }
+            new |= {i for i in reading if ends[i] - starts[i] <= SMALL}
+            self.reading |= reading
+            new -= telling | (own - self.asking)
+            if not new:
+                break
+            packed = self._packed(new)
+            telling |= new
+            new = set()
+            for index, refers in enumerate(self.refers):
+                if index in self.asking or index in own or packed.isdisjoint(refers):
+                    continue
+                called = {r & LOW for r in packed.intersection(refers)} - {starts[index]}
+                sites = self._looks(index, called) if called else set()
+                if sites:
+                    self.uses.setdefault(index, set()).update(sites)
+                    spans += self._spans(index, (WRITE,))
+                    if ends[index] - starts[index] <= SMALL:
+                        new.add(index)
+        self._taint(spans)
+        self.reading |= {
+            owner
+            for address, owner in zip(addresses, owners, strict=True)
+            if self.is_tainted(address)
         }
-        for index in self.asking | callers:
-            for reference in self.refers[index]:
-                what, address = reference >> SHIFT, reference & LOW
-                segment = self.elf.segment(address)
-                if what not in (WRITE, ADDRESS) or segment is None or segment.flags & 1:
-                    continue
-                if what == ADDRESS and not segment.flags & 2:
-                    continue
-                if what == WRITE and index in self.startup:
-                    continue  # libc's start-up writes a hundred variables of its own
-                size = self.links.objects.get(address, ARRAY if what == ADDRESS else 8)
-                if index in self.startup:
-                    size = max(size, 512)  # glibc's struct cpu_features
-                spans.append((address, address + max(size, 1)))
+
+    def _adopt(self) -> None:
+        """Count those who have a helper execute CPUID for them as if they did it themselves.
+
+        Such a helper is small and keeps nothing: it answers by its result or through pointers.
+        """
+        starts, ends = self.functions.starts, self.functions.ends
+        helpers = {
+            index
+            for index in self.asking - self.startup
+            if ends[index] - starts[index] <= HELPER and not any(self._spans(index, (WRITE,)))
+        }
+        packed = self._packed(helpers)
+        targets = {starts[index] for index in helpers}
+        for index, refers in enumerate(self.refers):
+            if index not in helpers and not packed.isdisjoint(refers):
+                self.asking.add(index)
+                self.uses[index] = {
+                    i.ip
+                    for i in self.decoder.instructions(starts[index], ends[index])
+                    if i.near_branch_target in targets
+                }
+
+    def _data(self) -> tuple[array[int], array[int]]:
+        """Return the writable addresses that code reads or takes, and the functions that do."""
+        addresses, owners = array("Q"), array("L")
+        writable = [(s.address, s.address + s.memory) for s in self.elf.segments if s.flags & 2]
+        for index, refers in enumerate(self.refers):
+            for reference in refers:
+                if reference >> SHIFT in (READ, ADDRESS):
+                    address = reference & LOW
+                    if any(low <= address < high for low, high in writable):
+                        addresses.append(address)
+                        owners.append(index)
+        return addresses, owners
+
+    def _spans(self, index: int, kinds: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of data in which function `index` may leave the answer."""
+        for reference in self.refers[index]:
+            what, address = reference >> SHIFT, reference & LOW
+            if what not in kinds:
+                continue
+            segment = self.elf.segment(address)
+            if segment is None or segment.flags & 3 != 2:
+                continue
+            if what == WRITE and index in self.startup:
+                continue  # libc's start-up writes a hundred variables of its own
+            size = self.links.objects.get(address, ARRAY if what == ADDRESS else 8)
+            if index in self.startup:
+                size = max(size, 512)  # glibc's struct cpu_features
+            yield address, address + max(size, 1)
+
+    def _taint(self, spans: list[tuple[int, int]]) -> None:
         merged: list[tuple[int, int]] = []
         for low, high in sorted(spans):
             if merged and low <= merged[-1][1] + ARRAY:
                 merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
             else:
                 merged.append((low, high))
-        return merged
+        self.tainted = merged
+        self._taint_starts = [low for low, _ in merged]
 
     def is_tainted(self, address: int) -> bool:
         at = bisect_right(self._taint_starts, address) - 1
@@ -178,7 +266,14 @@ class Program:
 
     def _stub(self, address: int) -> int:
         """Return the slot that the PLT entry at `address` jumps through, or 0."""
-        if self.functions.at(address) >= 0 and not self.links.imports:
+        if address not in self._stubs:
+            if len(self._stubs) > MAX_STUBS:
+                return 0
+            self._stubs[address] = self._read_stub(address)
+        return self._stubs[address]
+
+    def _read_stub(self, address: int) -> int:
+        if self.functions.in_code(address):
             return 0
         raw = self.elf.read(address, 16)
         at = 4 if raw[:4] == b"\xf3\x0f\x1e\xfa" else 0
@@ -187,26 +282,10 @@ class Program:
             return 0
         return address + at + 6 + int.from_bytes(raw[at + 2 : at + 6], "little", signed=True)
 
-    def _spread(self) -> None:
-        """Take one step up: functions that return what a telling function, or data, told them."""
-        found = set()
-        for index, refers in enumerate(self.refers):
-            if index in self.asking or index in self.startup:
-                continue
-            reads = any(self.is_check(r) for r in refers)
-            called = [
-                r for r in refers
-                if r >> SHIFT in (CALL, JUMP) and self.functions.at(r & LOW) in self.telling
-                and self.functions.at(r & LOW) != index
-            ]  # fmt: skip
-            if called:
-                sites = self._looks(index, {r & LOW for r in called})
-                if sites:
-                    self.uses[index] = sites
-                    reads = True
-            if reads and self.functions.ends[index] - self.functions.starts[index] <= SMALL:
-                found.add(index)
-        self.telling |= found
+    def _packed(self, indices: Iterable[int]) -> set[int]:
+        """Return the packed calls and jumps that lead to the functions `indices`."""
+        starts = self.functions.starts
+        return {kind << SHIFT | starts[index] for index in indices for kind in (CALL, JUMP)}
 
     def _looks(self, index: int, callees: set[int]) -> set[int]:
         """Return the call sites in function `index` behind which the result is looked at."""
@@ -240,7 +319,7 @@ class Program:
         return (
             index in self.asking
             or index in self.uses
-            or any(self.is_check(reference) for reference in self.refers[index])
+            or index in self.reading
         )
 
     def unguarded(self, index: int) -> Unconditional:

@@ -16,7 +16,7 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
-from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, VECTOR, Iced, flags
+from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, VECTOR, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.program import VARIANT, Links, Program
 
@@ -56,7 +56,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
 
     Raises ImportError without iced-x86.
     """
-    decoder = Decoder(elf, Iced())
+    decoder = Decoder(elf, iced())
     functions = Functions(elf)
     links = Links(elf)
     counted = Counted(decoder)
