@@ -39,14 +39,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ASKS_CPU = re.compile(
-    r"(?i)cpu(?!set|clock|alloc|free|count|time|usage)(?<!getcpu)|ia32cap|has_?(sse|avx|fma|bmi)|simd|_rtld_global_ro"
+    r"(?i)cpu_?(?:id|info|flag|feature|support|has|have|model|cap|type|arch|indicator|detect)|"
+    r"(?:has|have|(?<!sched_)get|detect|check)_?cpu(?!set|clock|alloc|free|count|time|usage)|"
+    r"ia32cap|hardware_?(?:support|feature)|has_?(?:sse|avx|fma|bmi)|(?:chosen|supported)_?target|"
+    r"simd_?(?:level|support|detect)|_rtld_global_ro"
 )
-"""Imported names that tell of the CPU. sched_getcpu and the like do not."""
+"""Names of functions and data that tell of the CPU."""
 VARIANT = re.compile(
-    r"(?i)(?:^|[^a-z0-9])(?:s?sse[0-9]?(?:[_.]?[0-9])?|ssse3|avx[0-9]*\w*|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|"
+    r"(?i)(?:^|[^a-z])(?:s?sse[0-9]?(?:[_.]?[0-9])?|ssse3|avx[0-9]*\w*|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|"
     r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|nehalem|bulldozer|"
     r"piledriver|steamroller|excavator|barcelona|knl|icelake\w*|prescott|penryn|dunnington|core2|"
-    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z0-9]|[EI])|^_ZGV[cdeCDE]"
+    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon|westmere)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
 )
 """Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
 
@@ -74,6 +77,7 @@ class Links:
         self.targets: dict[int, int] = {}
         self.objects: dict[int, int] = {}
         self.exports: list[tuple[int, str]] = []
+        self.tellers: set[int] = set()
         self.asks = False
         names: dict[int, str] = {}
         values: dict[int, int] = {}
@@ -94,7 +98,10 @@ class Links:
                 else:
                     values[index] = symbol.value
                     if symbol.kind == 2 and symbol.binding == 1:  # weak ones are C++ inlines
-                        self.exports.append((symbol.value, elf.name(table, symbol)))
+                        name = elf.name(table, symbol)
+                        self.exports.append((symbol.value, name))
+                        if ASKS_CPU.search(name):
+                            self.tellers.add(symbol.value)
         for entry in elf.relocations():
             if entry.kind == R_IRELATIVE:
                 self.resolvers.add(entry.addend)
@@ -156,8 +163,15 @@ class Program:
                 i for i, refers in enumerate(self.refers) if any(map(self.is_check, refers))
             }
         addresses, owners = self._data()
+        writable = [(s.address, s.address + s.memory) for s in self.elf.segments if s.flags & 2]
+        self._pointers = [
+            (slot, target)
+            for slot, target in self.links.targets.items()
+            if any(low <= target < high for low, high in writable)
+        ]
         telling: set[int] = set()
-        new = self.asking | {i for i in self.reading if ends[i] - starts[i] <= SMALL}
+        named = {self.functions.at(address) for address in self.links.tellers} - {-1}
+        new = self.asking | {i for i in self.reading | named if ends[i] - starts[i] <= SMALL}
         for _ in range(LEVELS):
             self._taint(spans)
             reading = {
@@ -196,21 +210,28 @@ class Program:
         Such a helper is small and keeps nothing: it answers by its result or through pointers.
         """
         starts, ends = self.functions.starts, self.functions.ends
-        helpers = {
-            index
-            for index in self.asking - self.startup
-            if ends[index] - starts[index] <= HELPER and not any(self._spans(index, (WRITE,)))
-        }
-        packed = self._packed(helpers)
-        targets = {starts[index] for index in helpers}
-        for index, refers in enumerate(self.refers):
-            if index not in helpers and not packed.isdisjoint(refers):
-                self.asking.add(index)
+        new, known = self.asking - self.startup, set(self.asking)
+        for _ in range(3):  # a wrapper may have a wrapper: Go has one for each calling convention
+            helpers = {
+                index
+                for index in new
+                if ends[index] - starts[index] <= HELPER and not any(self._spans(index, (WRITE,)))
+            }
+            packed = self._packed(helpers)
+            targets = {starts[index] for index in helpers}
+            new = {
+                index
+                for index, refers in enumerate(self.refers)
+                if index not in known and not packed.isdisjoint(refers)
+            }
+            known |= new
+            for index in new:
                 self.uses[index] = {
                     i.ip
                     for i in self.decoder.instructions(starts[index], ends[index])
                     if i.near_branch_target in targets
                 }
+        self.asking |= known
 
     def _data(self) -> tuple[array[int], array[int]]:
         """Return the writable addresses that code reads or takes, and the functions that do."""
@@ -242,6 +263,13 @@ class Program:
             yield address, address + max(size, 1)
 
     def _taint(self, spans: list[tuple[int, int]]) -> None:
+        """Keep `spans` merged, and pointers into them, which the linker set, with them."""
+        self._merge(spans)
+        pointers = [(s, s + 8) for s, target in self._pointers if self.is_tainted(target)]
+        if pointers:
+            self._merge(spans + pointers)
+
+    def _merge(self, spans: list[tuple[int, int]]) -> None:
         merged: list[tuple[int, int]] = []
         for low, high in sorted(spans):
             if merged and low <= merged[-1][1] + ARRAY:
@@ -291,7 +319,7 @@ class Program:
         """Return the call sites in function `index` behind which the result is looked at."""
         iced = self.decoder.iced
         factory = iced.info()
-        results = {iced.register.RAX, iced.register.EAX, iced.register.AX, iced.register.AL,
+        results = {iced.register.RAX, iced.register.EAX, iced.register.AX, iced.register.AL, iced.register.AH,
                    iced.register.EDX, iced.register.RDX}  # fmt: skip
         reading = {iced.access.READ, iced.access.COND_READ, iced.access.READ_WRITE,
                    iced.access.READ_COND_WRITE}  # fmt: skip
@@ -309,7 +337,7 @@ class Program:
                     site = 0
             if i.flow_control in (CALLS, UNCONDITIONAL) and i.near_branch_target in callees:
                 if i.flow_control == CALLS:
-                    site, left = i.ip, 12
+                    site, left = i.ip, 24
                 else:
                     found.add(i.ip)
         return found

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _ASKS = re.compile(rb"\x0f\xa2|\x0f\x01\xd0")
 _FLAGS = sum(BIT.values())
+_BY_HAND = {"aes", "pclmulqdq", "sha_ni", "gfni", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4"}
 MAX_FOUND = 100_000
 """Functions found by following calls in files that do not say where their functions are."""
 
@@ -65,6 +66,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
     dispatching = bool(links.resolvers or links.asks) or _asks(elf, functions, decoder)
     variants = _variants(elf, functions, links)
     seen = 0
+    chooses = False
     if known and not dispatching:
         for index, (start, end) in enumerate(zip(functions.starts, functions.ends, strict=True)):
             mask = decoder.mask(decoder.codes(start, end))
@@ -79,7 +81,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
         for mask in program.masks:
             seen |= mask
         if dispatching:
-            _follow(program, counted, variants)
+            chooses = _follow(program, counted, variants)
         else:
             for index, mask in enumerate(program.masks):
                 if index not in variants:
@@ -88,8 +90,9 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
     unread = "too many functions" if cut else ""
     if elf.cut:
         unread = "the file is damaged or cut short"
-    dispatched = frozenset(flags(seen & _FLAGS & ~counted.bits))
-    return counted.where, dispatched, functions.size(), unread
+    where = counted.where if "avx" in counted.where else _without_avx(counted.where, chooses)
+    dispatched = frozenset(flags(seen & _FLAGS)) - set(where)
+    return where, dispatched, functions.size(), unread
 
 
 def _asks(elf: Elf, functions: Functions, decoder: Decoder) -> bool:
@@ -176,8 +179,11 @@ def _extent(decoder: Decoder, start: int, limit: int) -> int:
     return limit if limit - start < 1 << 20 else start
 
 
-def _follow(program: Program, counted: Counted, variants: set[int]) -> None:
-    """Count what is reached from the file's entries whatever the CPU is."""
+def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
+    """Count what is reached from the file's entries whatever the CPU is.
+
+    Return whether the program itself asks for the CPU.
+    """
     functions = program.functions
     shared = program.start < 0
     roots = program.roots()
@@ -209,6 +215,19 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> None:
             after = program.successors(program.refers[index], own)
         generic |= own and program.generic(index)
         todo += [(other, generic) for other in after - variants]
+    return own
+
+
+def _without_avx(where: dict[str, int], chooses: bool) -> dict[str, int]:
+    """Return what counts of `where` in a file that does not need AVX.
+
+    No compiler emits AES or SHA instructions by itself, and whoever asks for them by -march gets
+    AVX too: they are for callers that asked the CPU (abseil has them in a library of their own).
+    Where the program chooses by itself, all else may be a choice whose reason is out of sight, such
+    as a flag that is passed on as an argument (zstd) or kept in an object (libgcrypt); what is lost
+    are needs that every CPU since 2009 meets.
+    """
+    return {} if chooses else {flag: at for flag, at in where.items() if flag not in _BY_HAND}
 
 
 def _own_dispatch(program: Program, roots: set[int], shared: bool) -> bool:
