@@ -128,11 +128,9 @@ class Program:
         for start, end in zip(functions.starts, functions.ends, strict=True):
             mask, refers, cpuid = decoder.scan(start, end) if left > 0 else (0, array("Q"), False)
             left -= len(refers)
-            for at, reference in enumerate(refers):
+            for number, reference in enumerate(refers):
                 if reference >> SHIFT in (CALL, JUMP):
-                    target = links.targets.get(self._stub(reference & LOW))
-                    if target is not None:
-                        refers[at] = reference & ~LOW | target & LOW
+                    refers[number] = reference & ~LOW | self.real(reference & LOW) & LOW
             if cpuid:
                 self.asking.add(len(self.masks))
             self.masks.append(mask)
@@ -182,6 +180,8 @@ class Program:
             new |= {i for i in reading if ends[i] - starts[i] <= SMALL}
             self.reading |= reading
             new -= telling | (own - self.asking)
+            # What a small function sets after a look at the answer is an answer too: Go's MaxLen.
+            spans += [span for i in new - self.asking for span in self._spans(i, (WRITE,))]
             if not new:
                 break
             packed = self._packed(new)
@@ -229,7 +229,7 @@ class Program:
                 self.uses[index] = {
                     i.ip
                     for i in self.decoder.instructions(starts[index], ends[index])
-                    if i.near_branch_target in targets
+                    if self.real(i.near_branch_target) in targets
                 }
         self.asking |= known
 
@@ -292,6 +292,10 @@ class Program:
             return address in self.links.imports
         return what in (CALL, JUMP) and self._stub(address) in self.links.imports
 
+    def real(self, address: int) -> int:
+        """Return where a call of `address` leads: through a PLT entry if it is one."""
+        return self.links.targets.get(self._stub(address), address)
+
     def _stub(self, address: int) -> int:
         """Return the slot that the PLT entry at `address` jumps through, or 0."""
         if address not in self._stubs:
@@ -319,8 +323,7 @@ class Program:
         """Return the call sites in function `index` behind which the result is looked at."""
         iced = self.decoder.iced
         factory = iced.info()
-        results = {iced.register.RAX, iced.register.EAX, iced.register.AX, iced.register.AL, iced.register.AH,
-                   iced.register.EDX, iced.register.RDX}  # fmt: skip
+        results = {getattr(iced.register, name) for name in ("RAX", "EAX", "AX", "AL", "AH")}
         reading = {iced.access.READ, iced.access.COND_READ, iced.access.READ_WRITE,
                    iced.access.READ_COND_WRITE}  # fmt: skip
         found: set[int] = set()
@@ -335,7 +338,7 @@ class Program:
                     site = 0
                 elif left <= 0 or flow in (CALLS, INDIRECT_CALL) or results & set(used):
                     site = 0
-            if i.flow_control in (CALLS, UNCONDITIONAL) and i.near_branch_target in callees:
+            if i.flow_control in (CALLS, UNCONDITIONAL) and self.real(i.near_branch_target) in callees:
                 if i.flow_control == CALLS:
                     site, left = i.ip, 24
                 else:
@@ -399,7 +402,9 @@ class Program:
             refers = [r for r in refers if r >> SHIFT != ADDRESS]
         for reference in refers:
             what = reference >> SHIFT
-            if what in (CALL, JUMP, ADDRESS):
+            if what in (CALL, JUMP):
+                found.add(at(self.real(reference & LOW)))
+            elif what == ADDRESS:
                 found.add(at(reference & LOW))
             elif what in (SLOT, READ) and reference & LOW in self.links.targets:
                 if what == SLOT:

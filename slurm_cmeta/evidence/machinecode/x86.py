@@ -88,6 +88,8 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
                     counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut or program.cut
     unread = "too many functions" if cut else ""
+    if functions.size() * 2 < total:
+        unread = "most of the code is in functions that the file does not tell of"
     if elf.cut:
         unread = "the file is damaged or cut short"
     where = counted.where if "avx" in counted.where else _without_avx(counted.where, chooses)
