@@ -50,8 +50,19 @@ def examine(data: bytes | mmap.mmap | memoryview, family: str) -> Emitted:
 
 
 def _examine(elf: elf_code.Elf, family: str) -> Emitted:
+    # What a family needs is imported only then: x86_64 needs a package that may be missing.
     if family == "x86_64":
-        from slurm_cmeta.evidence.machinecode import x86 as reader
-    where, dispatched, examined, unread = reader.examine(elf)
+        from slurm_cmeta.evidence.machinecode import x86
+
+        found = x86.examine(elf)
+    elif family == "riscv64":
+        from slurm_cmeta.evidence.machinecode import riscv
+
+        found = riscv.examine(elf)
+    else:
+        from slurm_cmeta.evidence.machinecode import words
+
+        found = words.examine(elf)
+    where, dispatched, examined, unread = found
     needs = dict(zip(sorted(where), elf.places(where[flag] for flag in sorted(where)), strict=True))
     return Emitted(needs, dispatched, examined, unread)
