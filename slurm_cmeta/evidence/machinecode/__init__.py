@@ -21,7 +21,7 @@ class Emitted(NamedTuple):
     """What the machine code of one file needs."""
 
     needs: dict[str, str]
-    """archspec flag (on ppc64le: archspec target) -> where first seen, `main+0x1c` or `0x401136`."""
+    """archspec flag (ppc64le: archspec target) -> where first seen, `main+0x1c` or `0x401136`."""
     dispatched: frozenset[str]
     """Flags of code that runs only where the program finds the CPU fit for it."""
     examined: int

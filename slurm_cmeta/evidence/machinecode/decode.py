@@ -48,7 +48,7 @@ class Decoder:
             code for code, name in iced.name.items() if name.startswith(("CMP_", "TEST_", "BT_"))
         }
         self._lea = {code for code, name in iced.name.items() if name.startswith("LEA_R")}
-        self._memory: Any = _kind("MEMORY")
+        self._memory = iced.memory
 
     def instructions(self, start: int, end: int) -> Iterator[Any]:
         """Yield the instructions from `start` up to `end`. Each is one object, not to be kept."""
@@ -105,9 +105,7 @@ class Decoder:
                 refers.add(self.reference(i, kind))
         low, high = self.low, self.high
         refers.update(CALL << SHIFT | t for t in called if low <= t < high)
-        refers.update(
-            JUMP << SHIFT | t for t in jumped if low <= t < high and not start <= t < end
-        )
+        refers.update(JUMP << SHIFT | t for t in jumped if low <= t < high and not start <= t < end)
         if i is not None and i.flow_control not in ENDS and i.flow_control != CALLS:
             # Falls into what follows; a call at the very end is one that does not return.
             refers.add(JUMP << SHIFT | end)
@@ -153,9 +151,3 @@ class Decoder:
         else:
             return 0
         return int(what << SHIFT | target) if self.low <= target < self.high else 0
-
-
-def _kind(name: str) -> int:
-    import importlib
-
-    return int(getattr(importlib.import_module("iced_x86"), "OpKind").__dict__[name])

@@ -64,7 +64,7 @@ def _encoding(view: memoryview, at: int, known: dict[int, int]) -> int:
     if at in known:
         return known[at]
     found = _OMIT
-    if 0 <= at and at + 17 <= len(view):
+    if at >= 0 and at + 17 <= len(view):
         record = bytes(view[at + 8 : at + 8 + 256])
         end = record.find(b"\0", 1)
         letters = record[1:end] if end > 0 else b""

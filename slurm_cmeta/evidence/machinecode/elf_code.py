@@ -23,15 +23,15 @@ MAX_ADDRESS = 1 << 55
 """Addresses above are no user's on any of the architectures; callers pack a kind above them."""
 MAX_SECTIONS = 65_280
 MAX_SEGMENTS = 4096
-MAX_SYMBOLS = 4_000_000
-MAX_RELOCATIONS = 4_000_000
+MAX_SYMBOLS = 2_000_000
+MAX_RELOCATIONS = 2_000_000
 
 _PT_LOAD, _PT_DYNAMIC, _PT_GNU_EH_FRAME = 1, 2, 0x6474E550
 _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS, _SHT_DYNSYM = 2, 4, 8, 11
 _SHT_ARRAYS = (14, 15, 16)  # SHT_INIT_ARRAY, SHT_FINI_ARRAY, SHT_PREINIT_ARRAY
 _DT_ARRAYS = ((25, 27), (26, 28), (32, 33))  # the same three as DT_x, DT_xSZ
 _DT_INIT, _DT_FINI = 12, 13
-STT_FUNC, STT_IFUNC = 2, 10
+STT_OBJECT, STT_FUNC, STT_IFUNC = 1, 2, 10
 
 
 class Damaged(ValueError):  # noqa: N818  (a state of the file, caught by the caller)
@@ -78,7 +78,7 @@ class Table(NamedTuple):
     """A symbol table: where it and its strings are in the file."""
 
     offset: int
-    count: int
+    symbols: int
     strings: int
     strings_size: int
 
@@ -224,7 +224,7 @@ class Elf:
 
     def symbols(self, table: Table) -> Iterator[Symbol]:
         for name, info, _, section, value, size in struct.iter_unpack(
-            "<IBBHQQ", self.view[table.offset : table.offset + 24 * table.count]
+            "<IBBHQQ", self.view[table.offset : table.offset + 24 * table.symbols]
         ):
             yield Symbol(name, info & 15, info >> 4, section, value, size)
 

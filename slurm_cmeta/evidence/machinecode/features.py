@@ -3,8 +3,8 @@
 iced-x86 names the CPUID features of each instruction form; FLAGS says what archspec (0.2.5,
 microarchitectures.json) calls them. What is left out, and why:
 - the psABI baseline (mmx, sse, sse2, cmov, fxsr, cx8);
-- system and hint instructions, which run or are ignored everywhere, or are used by start-up code and
-  libraries behind their own checks: CET, MPX, RTM, xsave, rdrand, clflushopt, prefetchw, rdpid ...;
+- system and hint instructions, which run or are ignored everywhere, or are used by start-up code
+  and libraries behind their own checks: CET, MPX, RTM, xsave, rdrand, clflushopt, prefetchw ...;
 - tzcnt (BMI1): it is `rep bsf`, which older CPUs run as bsf; gcc emits it in generic code.
 """
 
@@ -56,6 +56,7 @@ class Iced:
         self.info: Any = iced.InstructionInfoFactory
         self.access: Any = iced.OpAccess
         self.register: Any = iced.Register
+        self.memory = int(iced.OpKind.MEMORY)
         self._form: Any = iced.OpCodeInfo
         self._instruction: Any = iced.Instruction
         self._flow: Any = iced.FlowControl
@@ -109,8 +110,13 @@ class Iced:
             mask |= BIT["avx"] | VECTOR
         elif mask & _AVX512_BITS:
             mask |= VECTOR
-        elif encoding == "LEGACY" and "XMM" in name and any(
-            feature in ("SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2") for feature in features
+        elif (
+            encoding == "LEGACY"
+            and "XMM" in name
+            and any(
+                feature in ("SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2")
+                for feature in features
+            )
         ):
             mask |= LEGACY
         return mask

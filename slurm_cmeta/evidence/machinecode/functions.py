@@ -10,9 +10,9 @@ from slurm_cmeta.evidence.machinecode import eh_frame
 from slurm_cmeta.evidence.machinecode.elf_code import STT_FUNC, STT_IFUNC, Elf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-MAX_FUNCTIONS = 500_000
+MAX_FUNCTIONS = 250_000
 
 
 class Functions:
@@ -23,37 +23,52 @@ class Functions:
         self.starts: array[int] = array("Q")
         self.ends: array[int] = array("Q")
         self.cut = False
-        found: dict[int, int] = {}
-        for start, size in eh_frame.functions(elf):
-            if len(found) >= MAX_FUNCTIONS:
+        starts, sizes = array("Q"), array("Q")
+        for start, size in self._told(elf):
+            if len(starts) >= MAX_FUNCTIONS:
                 self.cut = True
                 break
-            found[start] = max(size, found.get(start, 0))
+            starts.append(start)
+            sizes.append(size)
+        self._fill(starts, sizes)
+
+    def _told(self, elf: Elf) -> Iterator[tuple[int, int]]:
+        """Yield (address, size) of what has a frame description or a symbol; repeats happen."""
+        known: set[int] = set()
+        for start, size in eh_frame.functions(elf):
+            if self.in_code(start):
+                if len(known) < MAX_FUNCTIONS:
+                    known.add(start)
+                yield start, size
         for table in elf.tables():
             for symbol in elf.symbols(table):
-                if symbol.kind in (STT_FUNC, STT_IFUNC) and symbol.section and symbol.size:
-                    if len(found) >= MAX_FUNCTIONS:
-                        self.cut = True
-                        break
-                    found[symbol.value] = max(symbol.size, found.get(symbol.value, 0))
-        self._fill(found)
+                if (
+                    symbol.kind in (STT_FUNC, STT_IFUNC)
+                    and symbol.section
+                    and symbol.size
+                    and symbol.value not in known
+                    and self.in_code(symbol.value)
+                ):
+                    if len(known) < MAX_FUNCTIONS:
+                        known.add(symbol.value)
+                    yield symbol.value, symbol.size
 
-    def _fill(self, found: dict[int, int]) -> None:
+    def _fill(self, starts: array[int], sizes: array[int]) -> None:
         """Cut the ranges where the next one begins, so that none overlap."""
-        starts = sorted(found)
+        order = sorted(range(len(starts)), key=starts.__getitem__)
         at = 0
         for low, high in self.code:
-            while at < len(starts) and starts[at] < low:
-                at += 1
             reach = low  # how far the functions seen so far were said to go
-            while at < len(starts) and starts[at] < high:
-                start = starts[at]
+            while at < len(order) and starts[order[at]] < high:
+                start = starts[order[at]]
+                reach = max(reach, min(high, start + sizes[order[at]]))
                 at += 1
-                reach = max(reach, min(high, start + found[start]))
-                following = starts[at] if at < len(starts) else high
+                following = starts[order[at]] if at < len(order) else high
+                if start < low or following == start:
+                    continue
                 self.starts.append(start)
                 # A function within another one splits it; the rest belongs to the inner one.
-                self.ends.append(min(reach, following))
+                self.ends.append(min(reach, following, high))
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -7,7 +7,7 @@ before any check runs always; so does what every way from the check to the funct
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
@@ -37,22 +37,30 @@ class Unconditional(NamedTuple):
 
 _Step: TypeAlias = "tuple[int, int, int, tuple[int, ...], int, int, bool]"
 """Address, the next one, form, packed references, kind of flow, target in sight, is it a check."""
-_IP, _AFTER, _CODE, _REFERS, _FLOW, _TARGET, _CHECK = range(7)
+_IP: Final = 0
+_AFTER: Final = 1
+_CODE: Final = 2
+_REFERS: Final = 3
+_FLOW: Final = 4
+_TARGET: Final = 5
+_CHECK: Final = 6
 
 
 def unconditional(
-    decoder: Decoder, start: int, end: int, is_check: Callable[[int, int], bool]
+    decoder: Decoder, start: int, end: int, is_check: Callable[[int, int], bool], wanted: bool
 ) -> Unconditional:
     """Return what of the function from `start` to `end` runs unconditionally.
 
     `is_check(reference, ip)` says whether a packed reference is a check; CPUID itself is one.
+    What runs behind a check is looked for only if it is `wanted`.
     """
-    steps = [_step(decoder, i, is_check) for i in decoder.instructions(start, min(end, start + MAX_BYTES))]
+    end = min(end, start + MAX_BYTES)
+    steps = [_step(decoder, i, is_check) for i in decoder.instructions(start, end)]
     blocks, leaders = _blocks(steps, start, end)
     before, checked = _before(steps, blocks, leaders)
     result = Unconditional({}, set())
     always = set(before)
-    if checked and len(blocks) <= MAX_BLOCKS:
+    if wanted and checked and len(blocks) <= MAX_BLOCKS:
         always |= _after(steps, blocks, leaders, checked)
     for index in sorted(always):
         low, high = blocks[index]
@@ -176,5 +184,3 @@ def _after(
         bits = dominators[block]
         found |= {index for index in range(len(blocks)) if bits >> index & 1}
     return found
-
-

@@ -10,7 +10,6 @@ only from what runs unconditionally (guard.py). What may hold the answer about t
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING
@@ -26,39 +25,23 @@ from slurm_cmeta.evidence.machinecode.decode import (
     RETURN,
     SHIFT,
     SLOT,
-    UNCONDITIONAL,
     WRITE,
     Decoder,
 )
-from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, STT_IFUNC, Elf
-from slurm_cmeta.evidence.machinecode.features import LEGACY, VECTOR
+from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
+from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED, LEGACY, VECTOR
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
+from slurm_cmeta.evidence.machinecode.links import Links
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-ASKS_CPU = re.compile(
-    r"(?i)cpu_?(?:id|info|flag|feature|support|has|have|model|cap|type|arch|indicator|detect)|"
-    r"(?:has|have|(?<!sched_)get|detect|check)_?cpu(?!set|clock|alloc|free|count|time|usage)|"
-    r"ia32cap|hardware_?(?:support|feature)|has_?(?:sse|avx|fma|bmi)|(?:chosen|supported)_?target|"
-    r"simd_?(?:level|support|detect)|_rtld_global_ro"
-)
-"""Names of functions and data that tell of the CPU."""
-VARIANT = re.compile(
-    r"(?i)(?:^|[^a-z])(?:s?sse[0-9]?(?:[_.]?[0-9])?|ssse3|avx[0-9]*\w*|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|"
-    r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|nehalem|bulldozer|"
-    r"piledriver|steamroller|excavator|barcelona|knl|icelake\w*|prescott|penryn|dunnington|core2|"
-    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon|westmere)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
-)
-"""Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
-
-R_64, R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE, R_IRELATIVE = 1, 6, 7, 8, 37
 ARRAY = 64
 """Bytes behind a taken address that belong to the answer when no symbol says how many."""
 SMALL = 512
 """Bytes: a larger function that checks the CPU does not merely return the answer."""
-MAX_STUBS = 100_000
+MAX_STUBS = 50_000
 HELPER = 160
 """Bytes: a larger function with CPUID is no mere wrapper of the instruction."""
 LEVELS = 5
@@ -68,65 +51,48 @@ MANY = 12
 MAX_REFERENCES = 3_000_000
 
 
-class Links:
-    """What relocations and symbols say: slots of imports and of functions, resolvers, exports."""
+class References:
+    """The packed references of each function, in one array: lists would take ten times as much."""
 
-    def __init__(self, elf: Elf) -> None:
-        self.resolvers: set[int] = set()
-        self.imports: dict[int, str] = {}
-        self.targets: dict[int, int] = {}
-        self.objects: dict[int, int] = {}
-        self.exports: list[tuple[int, str]] = []
-        self.tellers: set[int] = set()
-        self.asks = False
-        names: dict[int, str] = {}
-        values: dict[int, int] = {}
-        dynamic = elf.dynamic_table()
-        for table in elf.tables():
-            for index, symbol in enumerate(elf.symbols(table)):
-                if symbol.kind == STT_IFUNC and symbol.section:
-                    self.resolvers.add(symbol.value)
-                elif symbol.kind == 1 and symbol.section and symbol.size < 1 << 16:
-                    self.objects[symbol.value] = symbol.size
-                if table != dynamic:
-                    continue
-                if not symbol.section:
-                    name = elf.name(table, symbol)
-                    if ASKS_CPU.search(name):
-                        names[index] = name
-                        self.asks = True
-                else:
-                    values[index] = symbol.value
-                    if symbol.kind == 2 and symbol.binding == 1:  # weak ones are C++ inlines
-                        name = elf.name(table, symbol)
-                        self.exports.append((symbol.value, name))
-                        if ASKS_CPU.search(name):
-                            self.tellers.add(symbol.value)
-        for entry in elf.relocations():
-            if entry.kind == R_IRELATIVE:
-                self.resolvers.add(entry.addend)
-            elif entry.kind in (R_64, R_GLOB_DAT, R_JUMP_SLOT):
-                if entry.symbol in names:
-                    self.imports[entry.offset] = names[entry.symbol]
-                elif entry.symbol in values and entry.kind != R_64:
-                    self.targets[entry.offset] = values[entry.symbol]
-            elif entry.kind == R_RELATIVE:
-                self.targets[entry.offset] = entry.addend
+    def __init__(self) -> None:
+        self._all = array("Q")
+        self._ends = array("Q", [0])
+
+    def append(self, values: array[int]) -> None:
+        self._all.extend(values)
+        self._ends.append(len(self._all))
+
+    def __getitem__(self, index: int) -> array[int]:
+        return self._all[self._ends[index] : self._ends[index + 1]]
+
+    def __iter__(self) -> Iterator[array[int]]:
+        return (self[index] for index in range(len(self._ends) - 1))
 
 
 class Program:
     """The functions of one file with all that their code refers to."""
 
-    def __init__(self, elf: Elf, decoder: Decoder, functions: Functions, links: Links) -> None:
+    def __init__(
+        self,
+        elf: Elf,
+        decoder: Decoder,
+        functions: Functions,
+        links: Links,
+        scans: dict[int, tuple[int, array[int], bool]],
+    ) -> None:
         self.elf, self.decoder, self.functions, self.links = elf, decoder, functions, links
         self._stubs: dict[int, int] = {}
+        self._text = max(functions.code, key=lambda code: code[1] - code[0], default=(0, 0))
         self.masks: list[int] = []
-        self.refers: list[array[int]] = []
+        self.refers = References()
         self.asking: set[int] = set()
         self.cut = False
         left = MAX_REFERENCES
         for start, end in zip(functions.starts, functions.ends, strict=True):
-            mask, refers, cpuid = decoder.scan(start, end) if left > 0 else (0, array("Q"), False)
+            known = scans.pop(start, None)
+            if known is None:
+                known = decoder.scan(start, end) if left > 0 else (0, array("Q"), False)
+            mask, refers, cpuid = known
             left -= len(refers)
             for number, reference in enumerate(refers):
                 if reference >> SHIFT in (CALL, JUMP):
@@ -294,6 +260,9 @@ class Program:
 
     def real(self, address: int) -> int:
         """Return where a call of `address` leads: through a PLT entry if it is one."""
+        low, high = self._text
+        if low <= address < high:
+            return address  # the usual case, fast
         return self.links.targets.get(self._stub(address), address)
 
     def _stub(self, address: int) -> int:
@@ -329,7 +298,9 @@ class Program:
         found: set[int] = set()
         site = left = 0
         start, end = self.functions.starts[index], self.functions.ends[index]
+        kinds = iced.kinds
         for i in self.decoder.instructions(start, end):
+            branches = kinds[i.code] & (BRANCH | CALLED)
             if site:
                 flow, left = i.flow_control, left - 1
                 used = {u.register: u.access for u in factory.info(i).used_registers()}
@@ -338,28 +309,26 @@ class Program:
                     site = 0
                 elif left <= 0 or flow in (CALLS, INDIRECT_CALL) or results & set(used):
                     site = 0
-            if i.flow_control in (CALLS, UNCONDITIONAL) and self.real(i.near_branch_target) in callees:
-                if i.flow_control == CALLS:
+            if branches and self.real(i.near_branch_target) in callees:
+                if branches & CALLED:
                     site, left = i.ip, 24
                 else:
-                    found.add(i.ip)
+                    found.add(i.ip)  # a jump: what it returns, this function returns
         return found
 
     def checks(self, index: int) -> bool:
         """Say whether function `index` looks at the answer about the CPU anywhere."""
-        return (
-            index in self.asking
-            or index in self.uses
-            or index in self.reading
-        )
+        return index in self.asking or index in self.uses or index in self.reading
 
-    def unguarded(self, index: int) -> Unconditional:
+    def unguarded(self, index: int, wanted: bool = True) -> Unconditional:
+        """Return what of function `index` runs whatever the CPU is; see guard.unconditional."""
         sites = self.uses.get(index, set())
         return unconditional(
             self.decoder,
             self.functions.starts[index],
             self.functions.ends[index],
             lambda reference, ip: ip in sites or self.is_check(reference),
+            wanted,
         )
 
     def generic(self, index: int) -> bool:
@@ -406,7 +375,6 @@ class Program:
                 found.add(at(self.real(reference & LOW)))
             elif what == ADDRESS:
                 found.add(at(reference & LOW))
-            elif what in (SLOT, READ) and reference & LOW in self.links.targets:
-                if what == SLOT:
-                    found.add(at(self.links.targets[reference & LOW]))
+            elif what == SLOT:
+                found.add(at(self.links.targets.get(reference & LOW, 0)))
         return found - {-1} - self.resolvers

@@ -122,7 +122,7 @@ def _is_outline(words: array[int], needed: dict[int, set[str]]) -> bool:
     """Say whether every LSE instruction stands right behind a `cbz w16` or `cbz w17`."""
     for index, word in enumerate(words):
         before = words[index - 1] if index else 0
-        if "atomics" in needed.get(word, ()) and before & 0xFF00001F not in (0x34000010, 0x34000011):
+        if "atomics" in needed.get(word, ()) and before & 0xFF00001E != 0x34000010:
             return False
     return True
 
@@ -142,7 +142,9 @@ def _locate(
 
 def _links(elf: Elf) -> tuple[set[int], dict[int, str]]:
     """Return the addresses of ifunc resolvers, and slot -> name of the imported functions."""
-    resolvers = {entry.addend for entry in elf.relocations() if entry.kind == _IRELATIVE[elf.machine]}
+    resolvers = {
+        entry.addend for entry in elf.relocations() if entry.kind == _IRELATIVE[elf.machine]
+    }
     for table in elf.tables():
         for symbol in elf.symbols(table):
             if symbol.kind == STT_IFUNC and symbol.section:

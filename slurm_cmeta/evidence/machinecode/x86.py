@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right, insort
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
@@ -18,15 +18,18 @@ from slurm_cmeta.evidence.machinecode.decode import (
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
 from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, VECTOR, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
-from slurm_cmeta.evidence.machinecode.program import VARIANT, Links, Program
+from slurm_cmeta.evidence.machinecode.links import Links
+from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable
 
+Scan: TypeAlias = "tuple[int, array[int], bool]"
 _ASKS = re.compile(rb"\x0f\xa2|\x0f\x01\xd0")
 _FLAGS = sum(BIT.values())
 _BY_HAND = {"aes", "pclmulqdq", "sha_ni", "gfni", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4"}
-MAX_FOUND = 100_000
+MAX_FOUND = 50_000
 """Functions found by following calls in files that do not say where their functions are."""
 
 
@@ -46,10 +49,12 @@ class Counted:
             self.forms(first)
 
     def forms(self, first: dict[int, int]) -> None:
+        masks = self.decoder.iced.masks
         for code, ip in first.items():
-            for flag in flags(self.decoder.iced.masks[code] & ~self.bits):
-                self.where[flag] = ip
-                self.bits |= BIT[flag]
+            new = masks[code] & _FLAGS & ~self.bits
+            if new:
+                self.bits |= new
+                self.where.update(dict.fromkeys(flags(new), ip))
 
 
 def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
@@ -75,9 +80,10 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
                 counted.function(mask, start, end)
         cut = functions.cut
     else:
-        functions.add(_discover(elf, functions, decoder, known))
+        scans: dict[int, Scan] = {}
+        functions.add(_discover(elf, functions, decoder, links, known, scans))
         variants = _variants(elf, functions, links)
-        program = Program(elf, decoder, functions, links)
+        program = Program(elf, decoder, functions, links, scans)
         for mask in program.masks:
             seen |= mask
         if dispatching:
@@ -119,13 +125,20 @@ def _variants(elf: Elf, functions: Functions, links: Links) -> set[int]:
     """Return the exported functions of a library that are, by name, for some CPUs only."""
     if elf.type == ET_EXEC:
         return set()
-    return {functions.at(address) for address, name in links.exports if VARIANT.search(name)} - {-1}
+    return {functions.at(address) for address in links.variants} - {-1}
 
 
 def _discover(
-    elf: Elf, functions: Functions, decoder: Decoder, known: bool
+    elf: Elf,
+    functions: Functions,
+    decoder: Decoder,
+    links: Links,
+    known: bool,
+    scans: dict[int, Scan],
 ) -> Iterable[tuple[int, int]]:
     """Return functions outside the known ones, by following calls into there.
+
+    What is scanned on the way is left in `scans`, by first address.
 
     Addresses taken are followed only in files that say nothing of their functions: elsewhere what
     lies outside may be a table of constants.
@@ -139,37 +152,49 @@ def _discover(
         return functions.at(address) < 0 and functions.in_code(address)
 
     if not known or functions.size() * 100 < 95 * sum(b - a for a, b in functions.code):
+        left = MAX_REFERENCES
         for start, end in zip(functions.starts, functions.ends, strict=True):
-            todo += [r & LOW for r in decoder.scan(start, end)[1] if r >> SHIFT in kinds]
+            scan = decoder.scan(start, end)
+            left -= len(scan[1])
+            if left > 0 and len(scans) < MAX_FOUND:
+                scans[start] = scan
+            if left > 0:
+                todo += {r & LOW for r in scan[1] if r >> SHIFT in kinds and outside(r & LOW)}
     if not known:
-        todo += [address for address, _ in Links(elf).exports]
+        todo += links.exports
     found: list[tuple[int, int]] = []
-    while todo and len(found) < MAX_FOUND:
+    tried: set[int] = set()
+    budget = 2 * sum(high - low for low, high in functions.code)  # bytes; hostile files overlap
+    while todo and len(found) < MAX_FOUND and budget > 0:
         start = todo.pop()
-        if not outside(start):
+        if start in tried or not outside(start):
             continue
+        tried.add(start)
         at = bisect_right(found, (start, 1 << 64))
         if at and start < found[at - 1][1]:
             continue
         limit = min(functions.gap_end(start), found[at][0] if at < len(found) else 1 << 64)
-        end = _extent(decoder, start, limit)
+        end, read = _extent(decoder, start, limit)
+        budget -= read + 16
         if end > start:
             insort(found, (start, end))
-            todo += [r & LOW for r in decoder.scan(start, end)[1] if r >> SHIFT in kinds]
+            scan = scans[start] = decoder.scan(start, end)
+            todo += [r & LOW for r in scan[1] if r >> SHIFT in kinds and outside(r & LOW)]
     return found
 
 
-def _extent(decoder: Decoder, start: int, limit: int) -> int:
-    """Return where the function at `start` ends: at an end that no earlier branch jumps over.
+def _extent(decoder: Decoder, start: int, limit: int) -> tuple[int, int]:
+    """Return where the function at `start` ends, and how many bytes were read to tell.
 
-    A function with an instruction that does not exist is none: its length is 0.
+    That is at an end that no earlier branch jumps over. A function with an instruction that does
+    not exist is none: it ends where it starts.
     """
     furthest = start
     kinds = decoder.iced.kinds
     for i in decoder.instructions(start, min(limit, start + (1 << 20))):
         kind = kinds[i.code]
         if kind & BAD:
-            return start
+            return start, i.ip - start
         if kind & FLOW:
             flow = i.flow_control
             if flow == 3 or (flow == 1 and i.near_branch_target < i.ip + 4096):
@@ -177,8 +202,8 @@ def _extent(decoder: Decoder, start: int, limit: int) -> int:
                 if start <= target < limit:
                     furthest = max(furthest, target)
             if flow in ENDS and i.next_ip > furthest:
-                return int(i.next_ip)
-    return limit if limit - start < 1 << 20 else start
+                return i.next_ip, i.next_ip - start
+    return (limit if limit - start < 1 << 20 else start), min(limit - start, 1 << 20)
 
 
 def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
@@ -190,7 +215,7 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
     shared = program.start < 0
     roots = program.roots()
     if shared:
-        exported = {functions.at(address) for address, _ in program.links.exports}
+        exported = {functions.at(address) for address in program.links.exports}
         exported -= variants | {-1} | program.resolvers
         if program.generic_base:
             # What such a library exports beyond its base is for those who asked the CPU.
@@ -209,9 +234,9 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
         if generic and mask & VECTOR:
             continue  # generic code reaches AVX code in a program that knows the CPU: chosen
         if program.checks(index):
-            plain_code = program.unguarded(index)
-            counted.forms(plain_code.first)
-            after = program.successors(plain_code.refers, own)
+            always = program.unguarded(index, bool(mask & _FLAGS & ~counted.bits))
+            counted.forms(always.first)
+            after = program.successors(always.refers, own)
         else:
             counted.function(mask, functions.starts[index], functions.ends[index])
             after = program.successors(program.refers[index], own)
