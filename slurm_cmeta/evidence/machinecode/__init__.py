@@ -1,0 +1,68 @@
+"""Evidence: the instructions that a file's machine code really holds.
+
+A label or an ELF note says what somebody asked the compiler for; the instructions say what the CPU
+must have. A file may also hold code for CPUs that it looks for at run time; such code is reported
+apart (`dispatched`) and never as a need, because a need that is none refuses good nodes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta.evidence.machinecode import elf_code
+
+if TYPE_CHECKING:
+    import mmap
+
+MISSING = "the disassembler is missing: pip install slurm-cmeta[deep]"
+
+
+class Emitted(NamedTuple):
+    """What the machine code of one file needs."""
+
+    needs: dict[str, str]
+    """archspec flag (ppc64le: archspec target) -> where first seen, `main+0x1c` or `0x401136`."""
+    dispatched: frozenset[str]
+    """Flags of code that runs only where the program finds the CPU fit for it."""
+    examined: int
+    """Bytes of machine code."""
+    unread: str
+    """Why not everything was examined, or the empty string."""
+
+
+def examine(data: bytes | mmap.mmap | memoryview, family: str) -> Emitted:
+    """Return what the ELF file `data` needs of a CPU of archspec's `family`.
+
+    Nothing is raised for a damaged file. Which file the CPU is asked in does matter: only the
+    program and the libraries that it is linked with are to be examined, never what is loaded after
+    a look at the CPU (glibc-hwcaps directories, MKL's libmkl_avx2.so).
+    """
+    with memoryview(data) as view, view.cast("B") as octets:
+        try:
+            elf = elf_code.Elf(octets)
+            if elf.machine != family:
+                return Emitted({}, frozenset(), 0, f"machine code of {elf.machine}, not {family}")
+            return _examine(elf, family)
+        except ImportError:
+            return Emitted({}, frozenset(), 0, MISSING)
+        except elf_code.Damaged as error:
+            return Emitted({}, frozenset(), 0, str(error))
+
+
+def _examine(elf: elf_code.Elf, family: str) -> Emitted:
+    # What a family needs is imported only then: x86_64 needs a package that may be missing.
+    if family == "x86_64":
+        from slurm_cmeta.evidence.machinecode import x86
+
+        found = x86.examine(elf)
+    elif family == "riscv64":
+        from slurm_cmeta.evidence.machinecode import riscv
+
+        found = riscv.examine(elf)
+    else:
+        from slurm_cmeta.evidence.machinecode import words
+
+        found = words.examine(elf)
+    where, dispatched, examined, unread = found
+    needs = dict(zip(sorted(where), elf.places(where[flag] for flag in sorted(where)), strict=True))
+    return Emitted(needs, dispatched, examined, unread)
