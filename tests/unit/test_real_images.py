@@ -70,7 +70,7 @@ class Maker:
         if self.architecture == "amd64":
             self.add("usr/lib64/ld-linux-x86-64.so.2", "etc/ld.so.cache")
         elif self.architecture == "ppc64el":
-            self.add("usr/lib64/ld64.so.2")
+            self.add("usr/lib64/ld64.so.*")
         else:
             self.add("usr/lib/ld-linux-*.so.1")
         (self.tree / "usr/bin/sh").symlink_to("dash")
@@ -137,7 +137,8 @@ def test_a_static_busybox(maker: Callable[[str], Maker], architecture: str) -> N
     (made.tree / "usr/bin/sh").symlink_to("busybox")
     for deep in (False, True):
         report = made.read(deep=deep)
-        assert report.warnings == []
+        # archspec knows no names for the parts of RISC-V, so that a deep look has to pass.
+        assert [w for w in report.warnings if "RISC-V" not in w] == []
         assert set(needs(report)) <= {"arch", "kernel", "page"}
         assert values(report, "libc") == []
 
@@ -156,7 +157,8 @@ def test_numpy_chooses_at_run_time(maker: Callable[[str], Maker]) -> None:
     made.add("usr/lib/python3/dist-packages/numpy/*core", to="opt/app/lib/python/numpy")
     report = made.read(deep=True)
     assert report.warnings == []
-    assert "isa" not in needs(report)
+    # numpy is built for SSE3 at least (numpy's meson options, cpu-baseline); all else is a choice.
+    assert needs(report).get("isa", (">=", "sse3", "soft")) == (">=", "sse3", "soft")
     assert "avx2" in values(report, "isa.dispatched")[0].split()
 
 
@@ -186,7 +188,8 @@ def test_mpi_libraries(
 
 def test_pmix_and_fabrics(maker: Callable[[str], Maker]) -> None:
     made = maker("amd64").system()
-    made.add("usr/lib/*/libpmix.so.2*", "usr/lib/*/libucp.so.0*", "usr/lib/*/libfabric.so.1*")
+    made.add("usr/lib/*/libpmix.so.2*", "usr/lib/*/pmix2/lib/libpmix.so.2*")
+    made.add("usr/lib/*/libucp.so.0*", "usr/lib/*/libfabric.so.1*")
     report = made.read()
     assert any("pmix" in value for value in values(report, "pmi"))
     assert {"ucx", "libfabric"} <= {v.split()[0] for v in values(report, "fabric")}
