@@ -47,14 +47,34 @@ _DESCRIBED = (
     ("format", "format"),
     ("filesystem", "file system"),
     ("encrypted", "encrypted"),
+    ("os", "system"),
+    ("libc", "C library"),
+    ("glibc", "glibc"),
+    ("glibc.needed", "glibc needed"),
+    ("mpi.implementation", "MPI"),
+    ("mpi.version", "MPI version"),
+    ("pmi", "PMI"),
+    ("fabric", "network"),
+    ("cuda.runtime", "CUDA runtime"),
+    ("isa.dispatched", "ISA, by choice"),
+    ("isa.examined", "code examined"),
+    ("packages", "packages"),
     ("bootstrap", "bootstrap"),
     ("base", "base"),
     ("created", "built"),
+    ("built-with", "built with"),
+    ("built-on", "built on"),
+    ("disk", "disk (MiB)"),
+    ("gpus", "GPUs"),
+    ("unpacked", "unpacked"),
     ("signed", "signed"),
     ("signer", "signer"),
     ("sbom", "SBOM"),
 )
 """Facts shown below the requirements, each with its title."""
+
+_WITH_SOURCE = frozenset(("signed", "isa.examined"))
+"""Facts that say nothing without their source."""
 
 _MAX_SHOWN = 8
 """Lines for one kind of fact: an image may carry hundreds of signatures."""
@@ -157,7 +177,7 @@ def _lines(report: ImageReport) -> list[str]:
     described = [("", "")]
     for key, title in _DESCRIBED:
         values = [
-            f"{f.value} ({f.source})" if key == "signed" else f.value
+            f"{_amount(f.value)} ({f.source})" if key in _WITH_SOURCE else _amount(f.value)
             for f in report.facts
             if f.key == key
         ]
@@ -165,7 +185,14 @@ def _lines(report: ImageReport) -> list[str]:
         if len(values) > _MAX_SHOWN:
             described.append((title, f"and {len(values) - _MAX_SHOWN} more"))
     described.append(("labels", str(len(report.labels))))
+    if report.software:
+        described.append(("software", f"{len(report.software)} packages, listed by --json"))
     return lines + _table(described)
+
+
+def _amount(value: str) -> str:
+    """Return a number of more than six digits, which is one of bytes, as people read it."""
+    return f"{int(value) / 1e6:.1f} MB" if len(value) > 6 and value.isdecimal() else value
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
