@@ -11,9 +11,11 @@ from pathlib import Path
 import gpu_files
 import pytest
 from gpu_files import entry, fatbin, reader
+from subjects import Examined, gpu_facts, program
 
 from slurm_cmeta.evidence import fatbin as subject
 from slurm_cmeta.evidence.codeobject import QUICK_READS, Found
+from slurm_cmeta.facts import OBSERVED, Fact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -79,6 +81,22 @@ def test_what_nvcc_leaves_in_an_object_and_in_a_fatbin(nvcc: str, tmp_path: Path
 def test_a_cubin_of_nvcc(nvcc: str, tmp_path: Path, number: int) -> None:
     path = cuda_compiler.compile_cuda(nvcc, tmp_path / "a.cubin", "-cubin", f"-arch=sm_{number}")
     assert subject.cubin(path.read_bytes()[:64]) == f"sm_{number}"
+
+
+def test_a_program_of_nvcc(nvcc: str, tmp_path: Path) -> None:
+    """From the file to the fact, with no library that would tell of a GPU."""
+    targets = options("80:sm_80", "90:[sm_90,compute_90]")
+    data = cuda_compiler.compile_cuda(nvcc, tmp_path / "app", "-DPROGRAM", *targets).read_bytes()
+    elf = program("libc.so.6", sections=gpu_files.sections(data))
+    image = Examined(
+        {"NVIDIA_REQUIRE_CUDA": "cuda>=12.2"},
+        files={"/app": data},
+        programs=[("/app", "program", elf)],
+    )
+    alternatives = ((("gpu.arch", "=", "sm_90"),), (("gpu.arch", ">=", "compute_90"),))
+    assert gpu_facts(image, "gpu.arch") == [
+        Fact("gpu.arch", "sm_80", "code in /app", OBSERVED, False, "=", alternatives)
+    ]
 
 
 def elf_head(machine: int, abi: int, flags: int) -> bytes:

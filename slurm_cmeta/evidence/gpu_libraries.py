@@ -1,0 +1,163 @@
+"""GPU libraries and toolkits in an image: whose they are, and of which version."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from slurm_cmeta import vocabulary
+from slurm_cmeta.evidence.gpu_need import Clue
+from slurm_cmeta.evidence.nvidia import is_version
+from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM
+from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurm_cmeta.evidence.subject import Subject
+    from slurm_cmeta.image.filetree import FileTree
+
+MAX_NEEDED = 1000
+"""Libraries that one ELF file asks for; real ones ask for up to 300."""
+
+MAX_TOOLKITS = 8
+"""Directories `cuda*` or `rocm*` beside each other that are looked into."""
+
+MAX_FILE = 16384
+"""Bytes read of a file that states a version; CUDA's version.json has 3,000."""
+
+
+class Seen(NamedTuple):
+    """What the files of an image tell."""
+
+    clues: list[Clue]
+    versions: dict[str, Fact]
+    """Key `cuda` or `rocm` -> a hint at the oldest version that will do."""
+    facts: dict[str, Fact]
+    """Descriptions by their key."""
+
+
+def read(subject: Subject) -> Seen:
+    """Return what programs, libraries and files tell; nothing where the files cannot be read."""
+    seen = Seen([], {}, {})
+    known: set[tuple[str, bool]] = set()
+    for soname, path, hard, source in _sonames(subject):
+        stem, _, number = soname.partition(".so")
+        entry = vocabulary.load("gpu")["libraries"].get(stem)
+        if entry is None:
+            continue
+        hard = hard and entry["role"] == "driver" and subject.library(soname) is None
+        if (stem, hard) in known:
+            continue
+        known.add((stem, hard))
+        if entry["vendor"]:
+            seen.clues.append(Clue(entry["vendor"], source, hard))
+        if "describes" in entry:
+            key = entry["describes"]
+            seen.facts.setdefault(key, Fact(key, clean(soname, 60), source, OBSERVED))
+        if "version" in entry:
+            _library_version(seen, entry["version"], number.removeprefix("."), path, source)
+    if subject.tree is not None:
+        _toolkits(subject.tree, seen)
+        _python(subject.tree, seen)
+    return seen
+
+
+def _sonames(subject: Subject) -> Iterator[tuple[str, str, bool, str]]:
+    """Yield soname, path if it is in the image, whether the program itself needs it, the source.
+
+    A program that needs the driver's library does not start where the host does not bring it, but
+    where the image has one of its own it does.
+    """
+    for binary in subject.programs():
+        if binary.role in (PROGRAM, APPLICATION):
+            path = clean(binary.entry.path)
+            for soname in binary.elf.needed[:MAX_NEEDED]:
+                yield soname, "", binary.role == PROGRAM, f"{path} needs {clean(soname, 60)}"
+    for soname, path in subject.libraries().items():
+        yield soname, path, False, clean(path)
+    if subject.deep:
+        for binary in subject.application():
+            path = clean(binary.entry.path)
+            for soname in binary.elf.needed[:MAX_NEEDED]:
+                yield soname, "", False, f"{path} needs {clean(soname, 60)}"
+
+
+def _library_version(seen: Seen, key: str, number: str, path: str, source: str) -> None:
+    if is_version(number):
+        _version(seen, key, number, source)
+    exact = path.partition(".so.")[2]
+    if is_version(exact) and "." in exact:
+        seen.facts.setdefault(f"{key}.runtime", Fact(f"{key}.runtime", exact, source, OBSERVED))
+
+
+def _version(seen: Seen, key: str, number: str, source: str) -> None:
+    """Note the oldest driver for a runtime of version `number`.
+
+    Source: CUDA Compatibility, Minor Version Compatibility: from CUDA 11 on every driver of the
+    major version will do, before it took the same minor version. The third number counts nowhere.
+    """
+    parts = number.split(".")
+    if key == "cuda":
+        parts = [parts[0], "0"] if int(parts[0]) >= 11 else [*parts, "0"]
+    number = ".".join(parts[:2])
+    seen.versions.setdefault(key, Fact(key, number, source, OBSERVED, True, ">="))
+
+
+def _toolkits(tree: FileTree, seen: Seen) -> None:
+    listed: dict[str, list[str]] = {}
+    for rule in vocabulary.load("gpu")["toolkits"]:
+        directory, prefix = rule["directory"], rule["prefix"]
+        if directory not in listed:
+            listed[directory] = [name for name, _ in tree.list(directory)]
+        names = sorted(n for n in listed[directory] if n.startswith(prefix))[:MAX_TOOLKITS]
+        for name in names:
+            path = f"{directory}/{name}/{rule['file']}"
+            version = _stated_version(tree.text(path, MAX_FILE), rule["form"])
+            if version:
+                _toolkit(seen, rule["key"], version, clean(path))
+                break
+
+
+def _toolkit(seen: Seen, key: str, version: str, source: str) -> None:
+    vendor, requirement = ("amd", "rocm") if key == "rocm.runtime" else ("nvidia", "cuda")
+    old = seen.facts.get(key)
+    # A file of the toolkit's own is better than the name of one of its libraries.
+    if old is None or ".so" in old.source:
+        seen.facts[key] = Fact(key, version, source, OBSERVED)
+        if requirement == "rocm":
+            seen.versions.pop(requirement, None)
+    seen.clues.append(Clue(vendor, source))
+    _version(seen, requirement, version, source)
+
+
+def _stated_version(text: str, form: str) -> str:
+    """Return the version in a file of a toolkit, empty if there is none."""
+    if form == "cuda-json":
+        try:
+            stated: Any = json.loads(text)["cuda"]["version"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ""
+        return stated if isinstance(stated, str) and is_version(stated) else ""
+    for word in text.split(maxsplit=8)[:8]:
+        version = word.partition("-")[0]
+        if is_version(version):
+            return version
+    return ""
+
+
+def _python(tree: FileTree, seen: Seen) -> None:
+    """Look for PyTorch, which brings its GPU libraries outside of the loader's reach."""
+    rule = vocabulary.load("gpu")["python"]
+    for root in rule["roots"]:
+        for name in [n for n, _ in tree.list(root) if n.startswith("python3")][:MAX_TOOLKITS]:
+            for package in rule["packages"]:
+                path = f"{root}/{name}/{package}/{rule['file']}"
+                for line in tree.text(path, MAX_FILE).splitlines():
+                    variable, _, value = line.partition("=")
+                    key = variable.partition(":")[0].strip()
+                    version = value.strip().strip("'\"").partition("-")[0]
+                    if key in ("cuda", "hip") and is_version(version):
+                        runtime = "cuda.runtime" if key == "cuda" else "rocm.runtime"
+                        _toolkit(seen, runtime, version, clean(path))
