@@ -171,8 +171,10 @@ def test_a_section_that_is_not_in_the_file() -> None:
     assert subject.targets(lambda o, s: b"", 0, HUGE) == Found(frozenset(), False)
 
 
-def test_reads_are_bounded() -> None:
-    data = b"".join(fatbin(entry(2, 50 + n % 40, b"x" * 5000)) for n in range(300))
+@pytest.mark.parametrize("apart", [False, True])
+def test_reads_are_bounded(apart: bool) -> None:
+    entries = [entry(2, 50 + n % 40, b"x" * 5000) for n in range(300)]
+    data = b"".join(map(fatbin, entries)) if apart else fatbin(*entries)
     calls: list[int] = []
     answer = subject.targets(reader(data, calls), 0, len(data), QUICK_READS)
     assert not answer.complete

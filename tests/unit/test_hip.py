@@ -106,6 +106,8 @@ def test_zstd_by_hand() -> None:
     if "libzstd" in answer.problem:
         pytest.skip(answer.problem)
     assert answer == Found(WANTED)
+    frame = b"\x28\xb5\x2f\xfd\x20\x64" + (100 << 3 | 1).to_bytes(3, "little") + b"_" * 100
+    assert unpack.first_bytes(unpack.ZSTD, frame, 1000) == (b"_" * 100, "")
     frame = b"\x28\xb5\x2f\xfd\0\x58" + (1000 << 3 | 3).to_bytes(3, "little") + b"_"
     assert unpack.first_bytes(unpack.ZSTD, frame, 100) == (b"_" * 100, "")
 
@@ -182,6 +184,14 @@ MAGIC = b"__CLANG_OFFLOAD_BUNDLE__"
 def test_what_is_damaged_says_so(data: bytes) -> None:
     assert not look(data).complete
     assert not hip.targets(reader(data), 0, HUGE).complete
+
+
+def test_entries_are_bounded() -> None:
+    names = [f"hipv4-amdgcn-amd-amdhsa--gfx{n}" for n in range(1000, 1000 + hip.MAX_ENTRIES + 1)]
+    assert look(bundle(names[:-1], b"")).complete
+    answer = look(bundle(names, b""))
+    assert not answer.complete
+    assert len(answer.targets) == hip.MAX_ENTRIES
 
 
 @pytest.mark.parametrize("data", [bundle([]), bundle([MI200]), bytes(4096), zlib_bundle(2, NAMES)])
