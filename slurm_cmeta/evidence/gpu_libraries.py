@@ -41,50 +41,50 @@ class Seen(NamedTuple):
 def read(subject: Subject) -> Seen:
     """Return what programs, libraries and files tell; nothing where the files cannot be read."""
     seen = Seen([], {}, {})
-    known: set[tuple[str, bool]] = set()
-    for soname, path, hard, source in _sonames(subject):
+    known: set[tuple[str, bool, bool]] = set()
+    table: dict[str, dict[str, str]] = vocabulary.load("gpu")["libraries"]
+    for soname, path, needs, own in _sonames(subject):
         stem, _, number = soname.partition(".so")
-        entry = vocabulary.load("gpu")["libraries"].get(stem)
+        entry = table.get(stem)
         if entry is None:
             continue
-        hard = hard and entry["role"] == "driver" and subject.library(soname) is None
-        if (stem, hard) in known:
+        source = f"{clean(path)} needs {clean(soname, 60)}" if needs else clean(path)
+        # The program does not start without the driver's library, unless the image has one, too.
+        hard = own and entry["role"] == "driver" and subject.library(soname) is None
+        if (stem, needs, hard) in known:
             continue
-        known.add((stem, hard))
+        known.add((stem, needs, hard))
         if entry["vendor"]:
             seen.clues.append(Clue(entry["vendor"], source, hard))
         if "describes" in entry:
             key = entry["describes"]
             seen.facts.setdefault(key, Fact(key, clean(soname, 60), source, OBSERVED))
         if "version" in entry:
-            _library_version(seen, entry["version"], number.removeprefix("."), path, source)
+            _library_version(
+                seen, entry["version"], number.removeprefix("."), "" if needs else path, source
+            )
     if subject.tree is not None:
         _toolkits(subject.tree, seen)
         _python(subject.tree, seen)
     return seen
 
 
-def _sonames(subject: Subject) -> Iterator[tuple[str, str, bool, str]]:
-    """Yield soname, path if it is in the image, whether the program itself needs it, the source.
-
-    A program that needs the driver's library does not start where the host does not bring it, but
-    where the image has one of its own it does.
-    """
+def _sonames(subject: Subject) -> Iterator[tuple[str, str, bool, bool]]:
+    """Yield soname, path, whether the file there needs it or is it, whether that is the program."""
     for binary in subject.programs():
         if binary.role in (PROGRAM, APPLICATION):
-            path = clean(binary.entry.path)
             for soname in binary.elf.needed[:MAX_NEEDED]:
-                yield soname, "", binary.role == PROGRAM, f"{path} needs {clean(soname, 60)}"
+                yield soname, binary.entry.path, True, binary.role == PROGRAM
     for soname, path in subject.libraries().items():
-        yield soname, path, False, clean(path)
+        yield soname, path, False, False
     if subject.deep:
         for binary in subject.application():
-            path = clean(binary.entry.path)
             for soname in binary.elf.needed[:MAX_NEEDED]:
-                yield soname, "", False, f"{path} needs {clean(soname, 60)}"
+                yield soname, binary.entry.path, True, False
 
 
 def _library_version(seen: Seen, key: str, number: str, path: str, source: str) -> None:
+    """Note what the name of a library tells, and the exact version at the end of its path."""
     if is_version(number):
         _version(seen, key, number, source)
     exact = path.partition(".so.")[2]

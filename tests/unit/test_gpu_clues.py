@@ -184,6 +184,14 @@ def test_toolkits(path: str, content: bytes, said: Said, runtime: list[str]) -> 
     assert found == runtime
 
 
+def test_the_version_in_the_name_of_a_library() -> None:
+    programs = [("/app.so.9.9", "program", program("libcudart.so.12"))]
+    found = {"libcudart.so.12": "/cuda/lib64/libcudart.so.12.4.127"}
+    (fact,) = gpu_facts(Examined(programs=programs, libraries=found), "cuda.runtime")
+    assert (fact.value, fact.source) == ("12.4.127", "/cuda/lib64/libcudart.so.12.4.127")
+    assert gpu_facts(Examined(programs=programs), "cuda.runtime") == []
+
+
 def test_a_toolkit_knows_better_than_a_library() -> None:
     files = {"/opt/rocm/.info/version": b"6.2.0-66"}
     subject = Examined(
