@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING
 from slurm_cmeta.evidence import gpu_code, gpu_labels, gpu_libraries, gpu_need, hip, nvidia
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.gpu_target import conditions, vendor_of
+from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM
 from slurm_cmeta.facts import DECLARED, OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from slurm_cmeta.evidence.subject import Subject
+    from slurm_cmeta.evidence.subject import Binary, Subject
 
 CPU_ONLY = "NVIDIA_CPU_ONLY"
 """Set to 1 in images that run without a GPU, too: the start scripts of NVIDIA's NGC images then do
@@ -46,8 +47,17 @@ def read(subject: Subject) -> list[Fact]:
     """Return the facts about GPUs, those that become requirements first."""
     environment = subject.environment
     labels = gpu_labels.read(subject.labels, subject.warnings)
-    libraries = gpu_libraries.read(subject)
-    code = gpu_code.read(subject)
+    needs_of: dict[tuple[str, bool], gpu_libraries.Needed] = {}
+
+    def watched() -> Iterator[Binary]:
+        # One walk for both: files are not kept, an image may have tens of thousands.
+        for binary in _binaries(subject):
+            for need in gpu_libraries.needed(binary):
+                needs_of.setdefault((need.soname, need.program is not None), need)
+            yield binary
+
+    code = gpu_code.read(subject, watched())
+    libraries = gpu_libraries.read(subject, needs_of.values())
     demands = nvidia.demands(environment, subject.warnings)
     refused = bool(labels.refused) or nvidia.asked(environment) is False
     clues = [
@@ -76,6 +86,21 @@ def read(subject: Subject) -> list[Fact]:
     if "amd" in vendors and "rocm" in libraries.versions:
         found.append(libraries.versions["rocm"])
     return [*found, *libraries.facts.values(), *labels.facts, *_descriptions(environment, found)]
+
+
+def _binaries(subject: Subject) -> Iterator[Binary]:
+    """Yield the programs that the image is there for; in a deep look all of its application."""
+    known: set[str] = set()
+    for binary in subject.programs():
+        if binary.role in (PROGRAM, APPLICATION):
+            known.add(binary.entry.path)
+            yield binary
+    if subject.deep:
+        from slurm_cmeta.evidence import application
+
+        for binary in application.files(subject):
+            if binary.entry.path not in known:
+                yield binary
 
 
 def _environment_clues(

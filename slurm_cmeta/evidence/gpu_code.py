@@ -8,10 +8,12 @@ from slurm_cmeta.evidence import fatbin, hip
 from slurm_cmeta.evidence.codeobject import DEEP_READS, QUICK_READS, Found
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.gpu_target import vendor_of
-from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM
+from slurm_cmeta.evidence.subject import PROGRAM, reading
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from slurm_cmeta.evidence.subject import Binary, Subject
 
 MAX_TARGETS = 64
@@ -32,16 +34,14 @@ class Code(NamedTuple):
     clues: list[Clue]
 
 
-def read(subject: Subject) -> Code:
-    """Return the code objects of the program, or if it has none those of all that was looked at."""
+def read(subject: Subject, binaries: Iterable[Binary]) -> Code:
+    """Return the code objects of the program, or if it has none those of all of `binaries`."""
     own, others = _Sum(), _Sum()
     left = QUICK_READS
-    for binary in subject.programs():
-        if binary.role in (PROGRAM, APPLICATION):
-            left -= (own if binary.role == PROGRAM else others).add(subject, binary, left)
-    if subject.deep:
-        for binary in subject.application():
-            others.add(subject, binary, DEEP_READS)
+    for binary in binaries:
+        if subject.deep:
+            left = DEEP_READS
+        left -= (own if binary.role == PROGRAM else others).add(subject, binary, left)
     total = own if own.targets else others
     if len(total.targets) > MAX_TARGETS:
         subject.warnings.add(
@@ -69,12 +69,15 @@ class _Sum:
 
     def add(self, subject: Subject, binary: Binary, reads: int) -> int:
         """Add those of one file and return how many reads that took, up to `reads`."""
+        if subject.tree is None:
+            return 0
         used = 0
+        content = reading(subject.tree, binary.entry)
 
         def read(offset: int, size: int) -> bytes:
             nonlocal used
             used += 1
-            return b"" if subject.tree is None else subject.tree.read(binary.entry, offset, size)
+            return content(offset, size)
 
         if binary.elf.family in _BARE:
             head = read(0, 64)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.nvidia import is_version
-from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM
+from slurm_cmeta.evidence.subject import PROGRAM
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
-    from slurm_cmeta.evidence.subject import Subject
+    from slurm_cmeta.evidence.elf import Elf
+    from slurm_cmeta.evidence.subject import Binary, Subject
     from slurm_cmeta.image.filetree import FileTree
 
 MAX_NEEDED = 1000
@@ -38,58 +39,70 @@ class Seen(NamedTuple):
     """Descriptions by their key."""
 
 
-def read(subject: Subject) -> Seen:
-    """Return what programs, libraries and files tell; nothing where the files cannot be read."""
+class Needed(NamedTuple):
+    """A GPU library that an ELF file asks for."""
+
+    soname: str
+    path: str
+    """Of the file that asks."""
+    program: Elf | None
+    """That file, if it is the image's own program."""
+
+
+def needed(binary: Binary) -> list[Needed]:
+    """Return what one ELF file asks for."""
+    table = vocabulary.load("gpu")["libraries"]
+    program = binary.elf if binary.role == PROGRAM else None
+    return [
+        Needed(soname, binary.entry.path, program)
+        for soname in binary.elf.needed[:MAX_NEEDED]
+        if soname.partition(".so")[0] in table
+    ]
+
+
+def read(subject: Subject, needs: Iterable[Needed]) -> Seen:
+    """Return what needs, libraries and files tell; nothing where no file can be read."""
     seen = Seen([], {}, {})
-    known: set[tuple[str, bool, bool]] = set()
-    table: dict[str, dict[str, str]] = vocabulary.load("gpu")["libraries"]
-    for soname, path, needs, own in _sonames(subject):
-        stem, _, number = soname.partition(".so")
-        entry = table.get(stem)
-        if entry is None:
-            continue
-        source = f"{clean(path)} needs {clean(soname, 60)}" if needs else clean(path)
-        # The program does not start without the driver's library, unless the image has one, too.
-        hard = own and entry["role"] == "driver" and subject.library(soname) is None
-        if (stem, needs, hard) in known:
-            continue
-        known.add((stem, needs, hard))
-        if entry["vendor"]:
-            seen.clues.append(Clue(entry["vendor"], source, hard))
-        if "describes" in entry:
-            key = entry["describes"]
-            seen.facts.setdefault(key, Fact(key, clean(soname, 60), source, OBSERVED))
-        if "version" in entry:
-            _library_version(
-                seen, entry["version"], number.removeprefix("."), "" if needs else path, source
-            )
+    for need in needs:
+        source = f"{clean(need.path)} needs {clean(need.soname, 60)}"
+        # A program does not start without the driver's library, unless the image has one, too.
+        hard = (
+            need.program is not None
+            and _entry(need.soname)["role"] == "driver"
+            and subject.library(need.soname, need.program) is None
+        )
+        _note(seen, need.soname, source, hard)
+    table = vocabulary.load("gpu")["libraries"]
+    for soname, path in subject.libraries().items():
+        if soname.partition(".so")[0] in table:  # one of a thousand
+            _note(seen, soname, clean(path), False)
+            exact = path.partition(".so.")[2]
+            key = f"{_entry(soname).get('version', '')}.runtime"
+            if key != ".runtime" and is_version(exact) and "." in exact:
+                seen.facts.setdefault(key, Fact(key, exact, clean(path), OBSERVED))
     if subject.tree is not None:
         _toolkits(subject.tree, seen)
         _python(subject.tree, seen)
     return seen
 
 
-def _sonames(subject: Subject) -> Iterator[tuple[str, str, bool, bool]]:
-    """Yield soname, path, whether the file there needs it or is it, whether that is the program."""
-    for binary in subject.programs():
-        if binary.role in (PROGRAM, APPLICATION):
-            for soname in binary.elf.needed[:MAX_NEEDED]:
-                yield soname, binary.entry.path, True, binary.role == PROGRAM
-    for soname, path in subject.libraries().items():
-        yield soname, path, False, False
-    if subject.deep:
-        for binary in subject.application():
-            for soname in binary.elf.needed[:MAX_NEEDED]:
-                yield soname, binary.entry.path, True, False
+def _entry(soname: str) -> dict[str, str]:
+    """Return what the vocabulary says of a library, nothing if it is none of a GPU's."""
+    table: dict[str, dict[str, str]] = vocabulary.load("gpu")["libraries"]
+    return table.get(soname.partition(".so")[0], {})
 
 
-def _library_version(seen: Seen, key: str, number: str, path: str, source: str) -> None:
-    """Note what the name of a library tells, and the exact version at the end of its path."""
-    if is_version(number):
-        _version(seen, key, number, source)
-    exact = path.partition(".so.")[2]
-    if is_version(exact) and "." in exact:
-        seen.facts.setdefault(f"{key}.runtime", Fact(f"{key}.runtime", exact, source, OBSERVED))
+def _note(seen: Seen, soname: str, source: str, hard: bool) -> None:
+    """Note what the name of a library tells."""
+    entry = _entry(soname)
+    if entry["vendor"]:
+        seen.clues.append(Clue(entry["vendor"], source, hard))
+    if "describes" in entry:
+        key = entry["describes"]
+        seen.facts.setdefault(key, Fact(key, clean(soname, 60), source, OBSERVED))
+    number = soname.partition(".so.")[2]
+    if "version" in entry and is_version(number):
+        _version(seen, entry["version"], number, source)
 
 
 def _version(seen: Seen, key: str, number: str, source: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import gpu_files
 import pytest
 from gpu_files import entry, fatbin, reader
-from subjects import Examined, gpu_facts, program
+from subjects import examined, gpu_facts
 
 from slurm_cmeta.evidence import fatbin as subject
 from slurm_cmeta.evidence.codeobject import QUICK_READS, Found
@@ -87,12 +87,7 @@ def test_a_program_of_nvcc(nvcc: str, tmp_path: Path) -> None:
     """From the file to the fact, with no library that would tell of a GPU."""
     targets = options("80:sm_80", "90:[sm_90,compute_90]")
     data = cuda_compiler.compile_cuda(nvcc, tmp_path / "app", "-DPROGRAM", *targets).read_bytes()
-    elf = program("libc.so.6", sections=gpu_files.sections(data))
-    image = Examined(
-        {"NVIDIA_REQUIRE_CUDA": "cuda>=12.2"},
-        files={"/app": data},
-        programs=[("/app", "program", elf)],
-    )
+    image = examined({"NVIDIA_REQUIRE_CUDA": "cuda>=12.2"}, program=data)
     alternatives = ((("gpu.arch", "=", "sm_90"),), (("gpu.arch", ">=", "compute_90"),))
     assert gpu_facts(image, "gpu.arch") == [
         Fact("gpu.arch", "sm_80", "code in /app", OBSERVED, False, "=", alternatives)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from subjects import HARD, SOFT, Examined, Said, gpu_facts, gpu_requirements, program
+from elf_files import elf
+from subjects import HARD, SOFT, Said, examined, gpu_facts, gpu_requirements
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import gpu
@@ -44,13 +45,13 @@ from slurm_cmeta.evidence.gpu_target import conditions, target
     ],
 )  # fmt: skip
 def test_labels(labels: dict[str, str], said: Said) -> None:
-    subject = Examined(labels=labels)
+    subject = examined(labels=labels)
     assert gpu_requirements(subject) == said
     assert subject.warnings == []
 
 
 def test_a_gpu_of_whatever_vendor() -> None:
-    (fact,) = gpu.read(Examined(labels={"org.supercontainers.hardware.gpu.available": "yes"}))
+    (fact,) = gpu.read(examined(labels={"org.supercontainers.hardware.gpu.available": "yes"}))
     assert not fact.hint
     assert (fact.value, fact.alternatives) == (
         "nvidia",
@@ -69,7 +70,7 @@ def test_a_gpu_of_whatever_vendor() -> None:
     ],
 )
 def test_labels_that_are_not_understood(labels: dict[str, str]) -> None:
-    subject = Examined(labels=labels)
+    subject = examined(labels=labels)
     assert gpu.read(subject) == []
     (warning,) = subject.warnings
     assert warning.isprintable()
@@ -79,51 +80,58 @@ def test_labels_that_are_not_understood(labels: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("needed", "present", "said"),
     [
-        (["libcuda.so.1"], {}, [("gpu", "", "nvidia", HARD)]),
-        (["libnvidia-ml.so.1"], {}, [("gpu", "", "nvidia", HARD)]),
+        (["libcuda.so.1"], [], [("gpu", "", "nvidia", HARD)]),
+        (["libnvidia-ml.so.1"], [], [("gpu", "", "nvidia", HARD)]),
         # The image has one of its own (cuda-compat): the program starts without a driver.
-        (["libcuda.so.1"], {"libcuda.so.1": "/x/libcuda.so.1"}, [("gpu", "", "nvidia", SOFT)]),
+        (["libcuda.so.1"], ["libcuda.so.1"], [("gpu", "", "nvidia", SOFT)]),
         (
             ["libcudart.so.12", "libcublas.so.12"],
-            {"libcudart.so.12": "/cuda/libcudart.so.12.4.127"},
+            ["libcudart.so.12"],
             [("gpu", "", "nvidia", SOFT), ("cuda", ">=", "12.0", SOFT)],
         ),
-        (["libcudart.so.11.0"], {}, [("gpu", "", "nvidia", SOFT), ("cuda", ">=", "11.0", SOFT)]),
-        (["libcudart.so.10.2"], {}, [("gpu", "", "nvidia", SOFT), ("cuda", ">=", "10.2", SOFT)]),
+        (["libcudart.so.11.0"], [], [("gpu", "", "nvidia", SOFT), ("cuda", ">=", "11.0", SOFT)]),
+        (["libcudart.so.10.2"], [], [("gpu", "", "nvidia", SOFT), ("cuda", ">=", "10.2", SOFT)]),
         (
             ["libcuda.so.1", "libcudart.so.12"],
-            {},
+            [],
             [("gpu", "", "nvidia", HARD), ("cuda", ">=", "12.0", SOFT)],
         ),
-        (["libamdhip64.so.5"], {}, [("gpu", "", "amd", SOFT), ("rocm", ">=", "5", SOFT)]),
-        ([], {"libhsa-runtime64.so.1": "/x"}, [("gpu", "", "amd", SOFT)]),
-        ([], {"libze_loader.so.1": "/x"}, [("gpu", "", "intel", SOFT)]),
-        (["libOpenCL.so.1", "libsycl.so.8"], {"libOpenCL.so.1": "/x"}, []),
-        (["libcudart.so.\x1b[0m"], {}, [("gpu", "", "nvidia", SOFT)]),
-        (["libcudart"], {}, [("gpu", "", "nvidia", SOFT)]),
-        (["not-libcuda.so.1", "libcuda-fake.so.1", ""], {}, []),
+        (["libamdhip64.so.5"], [], [("gpu", "", "amd", SOFT), ("rocm", ">=", "5", SOFT)]),
+        ([], ["libhsa-runtime64.so.1"], [("gpu", "", "amd", SOFT)]),
+        ([], ["libze_loader.so.1"], [("gpu", "", "intel", SOFT)]),
+        (["libOpenCL.so.1", "libsycl.so.8"], ["libOpenCL.so.1"], []),
+        (["libcudart.so.\x1b[0m"], [], [("gpu", "", "nvidia", SOFT)]),
+        (["libcudart"], [], [("gpu", "", "nvidia", SOFT)]),
+        (["not-libcuda.so.1", "libcuda-fake.so.1", ""], [], []),
     ],
 )
-def test_libraries(needed: list[str], present: dict[str, str], said: Said) -> None:
-    subject = Examined(programs=[("/app", "program", program(*needed))], libraries=present)
+def test_libraries(needed: list[str], present: list[str], said: Said) -> None:
+    subject = examined(program=elf(needed=needed), libraries=present)
     assert gpu_requirements(subject) == said
     assert all(f.source.isprintable() and f.value.isprintable() for f in gpu.read(subject))
 
 
-@pytest.mark.parametrize("role", ["shell", "loader", "libc", "application"])
-def test_only_the_program_itself_makes_a_need_hard(role: str) -> None:
-    subject = Examined(programs=[("/x", role, program("libcuda.so.1"))])
-    said = [("gpu", "", "nvidia", SOFT)] if role == "application" else []
-    assert gpu_requirements(subject) == said
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/app", [("gpu", "", "nvidia", HARD)]),
+        ("/usr/local/bin/tool", [("gpu", "", "nvidia", SOFT)]),
+        ("/bin/sh", []),
+        ("/usr/lib/libucx.so", []),
+    ],
+)
+def test_only_the_program_itself_makes_a_need_hard(path: str, said: Said) -> None:
+    files = {path: elf(needed=("libcuda.so.1",))}
+    assert gpu_requirements(examined(program=elf(), files=files)) == said
 
 
 def test_any_file_of_the_application_in_a_deep_look() -> None:
-    subject = Examined(application=[("/x.so", program("libcuda.so.1"))], deep=True)
+    subject = examined(files={"/opt/app/x.so": elf(needed=("libcuda.so.1",))}, deep=True)
     assert gpu_requirements(subject) == [("gpu", "", "nvidia", SOFT)]
 
 
 def test_libraries_of_two_vendors() -> None:
-    subject = Examined(libraries={"libcudart.so.12": "/a", "libamdhip64.so.6": "/b"})
+    subject = examined(libraries={"libcudart.so.12": "/a", "libamdhip64.so.6": "/b"})
     found = {f.value: f for f in gpu_facts(subject, "gpu")}
     assert found["nvidia"].alternatives == ((("gpu", "=", "amd"),),)
     assert found["amd"].alternatives == ((("gpu", "=", "nvidia"),),)
@@ -178,25 +186,30 @@ TORCH = b"from typing import Optional\n__version__ = '2.3.0'\ncuda: Optional[str
     ],
 )
 def test_toolkits(path: str, content: bytes, said: Said, runtime: list[str]) -> None:
-    subject = Examined(files={path: content})
+    subject = examined(files={path: content})
     assert gpu_requirements(subject) == said
     found = [f.value for f in gpu.read(subject) if f.key in ("cuda.runtime", "rocm.runtime")]
     assert found == runtime
 
 
 def test_the_version_in_the_name_of_a_library() -> None:
-    programs = [("/app.so.9.9", "program", program("libcudart.so.12"))]
-    found = {"libcudart.so.12": "/cuda/lib64/libcudart.so.12.4.127"}
-    (fact,) = gpu_facts(Examined(programs=programs, libraries=found), "cuda.runtime")
-    assert (fact.value, fact.source) == ("12.4.127", "/cuda/lib64/libcudart.so.12.4.127")
-    assert gpu_facts(Examined(programs=programs), "cuda.runtime") == []
+    app = elf(needed=("libcudart.so.12",))
+    files: dict[str, bytes | str] = {
+        "/usr/local/cuda/lib64/libcudart.so": "->libcudart.so.12",
+        "/usr/local/cuda/lib64/libcudart.so.12": "->libcudart.so.12.4.127",
+        "/usr/local/cuda/lib64/libcudart.so.12.4.127": elf(),
+    }
+    (fact,) = gpu_facts(examined(program=app, files=files), "cuda.runtime")
+    assert (fact.value, fact.source) == ("12.4.127", max(files))
+    assert gpu_facts(examined(program=app), "cuda.runtime") == []
 
 
 def test_a_toolkit_knows_better_than_a_library() -> None:
-    files = {"/opt/rocm/.info/version": b"6.2.0-66"}
-    subject = Examined(
-        files=files, libraries={"libamdhip64.so.6": "/opt/rocm/lib/libamdhip64.so.6.2.60200"}
-    )
+    files = {
+        "/opt/rocm/.info/version": b"6.2.0-66",
+        "/opt/rocm/lib/libamdhip64.so.6.2.60200": elf(),
+    }
+    subject = examined(files=files)
     (fact,) = gpu_facts(subject, "rocm")
     assert fact.value == "6.2"
     (fact,) = gpu_facts(subject, "rocm.runtime")
