@@ -8,6 +8,7 @@ from slurm_cmeta.evidence import (
     architecture,
     cpu,
     description,
+    gpu,
     libc,
     mpi,
     provenance,
@@ -46,7 +47,7 @@ def read(image: Image) -> Findings:
     facts += cpu.read(subject)
     if subject.deep:
         facts = _believing_the_code(subject, facts)
-    for module in (mpi, libc, resources, description, provenance):
+    for module in (gpu, mpi, libc, resources, description, provenance):
         facts += module.read(subject)
     if not subject.deep:
         return Findings(facts, [])

@@ -53,6 +53,8 @@ def test_images_of_singularity_3_0_to_3_6_have_their_labels_inside(tmp_path: Pat
     assert [(r.key, r.value, r.evidence) for r in known.requirements] == [
         ("arch", "aarch64", "observed"),
         ("cpu", "neoverse_v1", "declared"),
+        ("gpu", "nvidia", "declared"),
+        ("cuda", "12.4", "declared"),
         ("page", "4096", "observed"),
     ]
     assert known.warnings == []
