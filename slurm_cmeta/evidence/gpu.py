@@ -74,17 +74,19 @@ def read(subject: Subject) -> list[Fact]:
         )
     found = [*needs, *_arch(needs, code, labels)]
     vendors = _vendors(needs)
+    asked: list[Fact] = []
     if "nvidia" in vendors:
-        hint = not _only(needs, "nvidia")
+        hint = any(need.hint for need in needs)
         if demands:
             hint = hint or nvidia.disabled(environment)
-            found += [fact for demand in demands for fact in nvidia.facts(demand, hint)]
+            asked = [fact for demand in demands for fact in nvidia.facts(demand, hint)]
         elif labels.versions:
-            found += [fact._replace(hint=hint) for fact in labels.versions]
+            asked = [fact._replace(hint=hint) for fact in labels.versions]
         elif "cuda" in libraries.versions:
-            found.append(libraries.versions["cuda"])
+            asked = [libraries.versions["cuda"]]
+    found += [_of_vendor(fact, "nvidia", vendors) for fact in asked]
     if "amd" in vendors and "rocm" in libraries.versions:
-        found.append(libraries.versions["rocm"])
+        found.append(_of_vendor(libraries.versions["rocm"], "amd", vendors))
     return [*found, *libraries.facts.values(), *labels.facts, *_descriptions(environment, found)]
 
 
@@ -126,9 +128,10 @@ def _vendors(needs: Sequence[Fact]) -> list[str]:
     return list(found)
 
 
-def _only(needs: Sequence[Fact], vendor: str) -> bool:
-    """Tell whether nothing but a GPU of `vendor` will do."""
-    return any(n.value == vendor and not n.hint and not n.alternatives for n in needs)
+def _of_vendor(fact: Fact, vendor: str, vendors: Sequence[str]) -> Fact:
+    """Return what is asked of one vendor's driver so that another vendor's GPU will do as well."""
+    others = tuple((("gpu", "=", other),) for other in vendors if other != vendor)
+    return fact._replace(alternatives=fact.alternatives + others)
 
 
 def _arch(needs: Sequence[Fact], code: gpu_code.Code, labels: gpu_labels.Stated) -> list[Fact]:
@@ -150,8 +153,8 @@ def _arch(needs: Sequence[Fact], code: gpu_code.Code, labels: gpu_labels.Stated)
         return []
     (key, operator, value), *others = wanted
     alternatives = [(other,) for other in others] + [(("gpu", "=", vendor),) for vendor in free]
-    hard = certain and len(vendors) == 1 and _only(needs, vendors[0])
-    return [Fact(key, value, source, evidence, not hard, operator, tuple(alternatives))]
+    hint = not certain or any(need.hint for need in needs)
+    return [Fact(key, value, source, evidence, hint, operator, tuple(alternatives))]
 
 
 def _descriptions(environment: Mapping[str, str], found: Sequence[Fact]) -> list[Fact]:

@@ -105,9 +105,10 @@ def test_two_stated_needs() -> None:
     assert [(f.key, f.value, f.hint) for f in found] == [
         ("gpu", "nvidia", HARD),
         ("gpu", "amd", HARD),
-        ("cuda", "12.2", SOFT),
+        ("cuda", "12.2", HARD),
     ]
     assert found[0].alternatives == ((("gpu", "=", "amd"),),)
+    assert found[2].alternatives == ((("gpu", "=", "amd"),),)
     assert len(subject.warnings) == 1
 
 
