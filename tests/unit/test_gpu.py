@@ -169,6 +169,19 @@ def test_code_of_other_files_is_a_hint_and_only_read_in_a_deep_look() -> None:
     assert gpu_facts(examined(REQUIRE, files=files), "gpu.arch") == []
 
 
+def test_a_submission_reads_no_more_for_more_programs() -> None:
+    files = {
+        f"/usr/local/bin/{n}": elf(
+            sections={".nv_fatbin": fatbin(*[entry(2, 100 + n, b"x" * 5000)] * 30)}
+        )
+        for n in range(5)
+    }
+    (fact,) = gpu_facts(examined(files=files), "gpu.arch")
+    assert fact.alternatives == ((("gpu.arch", "=", "sm_101"),), (("gpu.arch", "=", "sm_102"),))
+    (fact,) = gpu_facts(examined(files=files, deep=True), "gpu.arch")
+    assert len(fact.alternatives) == 4
+
+
 def test_code_for_amd() -> None:
     names = ["host-x86_64-unknown-linux--", "hipv4-amdgcn-amd-amdhsa--gfx90a:xnack-"]
     subject = with_code(".hip_fatbin", bundle(names), labels={"org.supercontainers.gpu": "rocm"})
