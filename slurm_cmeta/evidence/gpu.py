@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING
 from slurm_cmeta.evidence import gpu_code, gpu_labels, gpu_libraries, gpu_need, hip, nvidia
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.gpu_target import conditions, vendor_of
-from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM
+from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM, Binary
 from slurm_cmeta.facts import DECLARED, OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from slurm_cmeta.evidence.subject import Binary, Subject
+    from slurm_cmeta.evidence.subject import Subject
 
 CPU_ONLY = "NVIDIA_CPU_ONLY"
 """Set to 1 in images that run without a GPU, too: the start scripts of NVIDIA's NGC images then do
@@ -91,7 +91,11 @@ def read(subject: Subject) -> list[Fact]:
 
 
 def _binaries(subject: Subject) -> Iterator[Binary]:
-    """Yield the programs that the image is there for; in a deep look all of its application."""
+    """Yield the programs that the image is there for; in a deep look all of its application.
+
+    Then also the GPU libraries, which may be the distribution's: they are all that a program has
+    that brings no code of its own.
+    """
     known: set[str] = set()
     for binary in subject.programs():
         if binary.role in (PROGRAM, APPLICATION):
@@ -102,7 +106,13 @@ def _binaries(subject: Subject) -> Iterator[Binary]:
 
         for binary in application.files(subject):
             if binary.entry.path not in known:
+                known.add(binary.entry.path)
                 yield binary
+        for _, _, entry in gpu_libraries.present(subject):
+            elf = None if entry.path in known else subject.elf(entry)
+            if elf is not None:
+                known.add(entry.path)
+                yield Binary(entry, elf, gpu_code.LIBRARY)
 
 
 def _environment_clues(

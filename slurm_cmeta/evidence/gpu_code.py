@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_TARGETS = 64
 """Architectures that are believed of one image; NVIDIA's and AMD's libraries have up to 25."""
 
+LIBRARY = "library"
+"""Role of a GPU library that is looked at only because there may be nothing better."""
+
 _BARE = (f"machine {fatbin.EM_CUDA}", f"machine {hip.EM_AMDGPU}")
 
 
@@ -35,14 +38,19 @@ class Code(NamedTuple):
 
 
 def read(subject: Subject, binaries: Iterable[Binary]) -> Code:
-    """Return the code objects of the program, or if it has none those of all of `binaries`."""
-    own, others = _Sum(), _Sum()
+    """Return the code objects of the program among `binaries`.
+
+    If it has none, return those of the other files, and if they have none, those of the libraries,
+    which NVIDIA and AMD build for all of their GPUs.
+    """
+    own, others, libraries = _Sum(), _Sum(), _Sum()
     left = QUICK_READS
     for binary in binaries:
         if subject.deep:
             left = DEEP_READS
-        left -= (own if binary.role == PROGRAM else others).add(subject, binary, left)
-    total = own if own.targets else others
+        place = {PROGRAM: own, LIBRARY: libraries}.get(binary.role, others)
+        left -= place.add(subject, binary, left)
+    total = next((place for place in (own, others) if place.targets), libraries)
     if len(total.targets) > MAX_TARGETS:
         subject.warnings.add(
             f"{total.source()} claims code for {len(total.targets)} GPU architectures: not believed"

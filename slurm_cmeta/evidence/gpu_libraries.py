@@ -13,11 +13,11 @@ from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from slurm_cmeta.evidence.elf import Elf
     from slurm_cmeta.evidence.subject import Binary, Subject
-    from slurm_cmeta.image.filetree import FileTree
+    from slurm_cmeta.image.filetree import Entry, FileTree
 
 MAX_NEEDED = 1000
 """Libraries that one ELF file asks for; real ones ask for up to 300."""
@@ -72,18 +72,29 @@ def read(subject: Subject, needs: Iterable[Needed]) -> Seen:
             and subject.library(need.soname, need.program) is None
         )
         _note(seen, need.soname, source, hard)
-    table = vocabulary.load("gpu")["libraries"]
-    for soname, path in subject.libraries().items():
-        if soname.partition(".so")[0] in table:  # one of a thousand
-            _note(seen, soname, clean(path), False)
-            exact = path.partition(".so.")[2]
-            key = f"{_entry(soname).get('version', '')}.runtime"
-            if key != ".runtime" and is_version(exact) and "." in exact:
-                seen.facts.setdefault(key, Fact(key, exact, clean(path), OBSERVED))
+    for soname, path, _ in present(subject):
+        _note(seen, soname, clean(path), False)
+        exact = path.partition(".so.")[2]
+        key = f"{_entry(soname).get('version', '')}.runtime"
+        if key != ".runtime" and is_version(exact) and "." in exact:
+            seen.facts.setdefault(key, Fact(key, exact, clean(path), OBSERVED))
     if subject.tree is not None:
         _toolkits(subject.tree, seen)
         _python(subject.tree, seen)
     return seen
+
+
+def present(subject: Subject) -> Iterator[tuple[str, str, Entry]]:
+    """Yield name, path and file of the GPU libraries where a loader looks.
+
+    The loader's cache may name what is not in the image: it was made in another one.
+    """
+    table = vocabulary.load("gpu")["libraries"]
+    for soname, path in subject.libraries().items():
+        if soname.partition(".so")[0] in table and subject.tree is not None:
+            entry = subject.tree.find(path)
+            if entry is not None:
+                yield soname, path, entry
 
 
 def _entry(soname: str) -> dict[str, str]:

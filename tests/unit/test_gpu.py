@@ -169,6 +169,15 @@ def test_code_of_other_files_is_a_hint_and_only_read_in_a_deep_look() -> None:
     assert gpu_facts(examined(REQUIRE, files=files), "gpu.arch") == []
 
 
+def test_code_of_the_distribution_s_libraries_if_there_is_no_other() -> None:
+    library = {"/usr/lib/libcublas.so.12": elf(sections={".nv_fatbin": CODE})}
+    (fact,) = gpu_facts(examined(REQUIRE, files=library, deep=True), "gpu.arch")
+    assert (fact.value, fact.hint) == ("sm_70", SOFT)
+    other = {"/opt/app/x.so": elf(sections={".nv_fatbin": fatbin(entry(2, 100))})}
+    (fact,) = gpu_facts(examined(REQUIRE, files=library | other, deep=True), "gpu.arch")
+    assert (fact.value, fact.alternatives) == ("sm_100", ())
+
+
 def test_a_submission_reads_no_more_for_more_programs() -> None:
     files = {
         f"/usr/local/bin/{n}": elf(

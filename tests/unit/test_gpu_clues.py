@@ -196,6 +196,16 @@ def test_toolkits(path: str, content: bytes, said: Said, runtime: list[str]) -> 
     assert found == runtime
 
 
+def test_a_library_that_only_the_loader_s_cache_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = examined(libraries=["libcudart.so.12"])
+    named = {
+        "libcudart.so.12": "/usr/lib/libcudart.so.12",
+        "librocrand.so.1": "/lib/librocrand.so.1",
+    }
+    monkeypatch.setattr(subject, "libraries", lambda: named)
+    assert [fact.value for fact in gpu_facts(subject, "gpu")] == ["nvidia"]
+
+
 def test_the_version_in_the_name_of_a_library() -> None:
     app = elf(needed=("libcudart.so.12",))
     files: dict[str, bytes | str] = {
