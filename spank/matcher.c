@@ -154,8 +154,8 @@ static bool read_answer(int fd, long until, char *buffer, size_t *length, const 
 }
 
 /* End the matcher's whole group, and collect the matcher; it is let finish by itself when leave is
- * true. Returns its wait status, or -1 when it could not be had: a process that waits for a dead
- * file system cannot be killed, only left behind. */
+ * true. Returns its wait status, or -1 when it did not end by itself: a process that waits for a dead
+ * file system cannot even be killed, only left behind. */
 static int end_group(pid_t pid, bool leave)
 {
 	long until = now_ms() + REAP_MS;
@@ -170,8 +170,10 @@ static int end_group(pid_t pid, bool leave)
 		nanosleep(&pause, NULL);
 	}
 	kill(-pid, SIGKILL); /* what the matcher may have left behind */
-	if (reaped == 0)
-		reaped = waitpid(pid, &status, WNOHANG);
+	if (reaped == 0) {
+		waitpid(pid, NULL, WNOHANG);
+		return -1; /* ended by us: how it ended says nothing of it */
+	}
 	return reaped == pid ? status : -1;
 }
 
@@ -230,9 +232,11 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	else if (status >= 0 && WIFSIGNALED(status))
 		*fault = cmeta_format("%s was ended by signal %d", request->matcher,
 				      WTERMSIG(status));
-	else
+	else if (status >= 0)
 		*fault = cmeta_format("%s gave no valid answer (exit status %d)", request->matcher,
-				      status >= 0 ? WEXITSTATUS(status) : -1);
+				      WEXITSTATUS(status));
+	else
+		*fault = cmeta_format("%s gave no valid answer", request->matcher);
 done:
 	if (pipe_fd[0] >= 0)
 		close(pipe_fd[0]);
