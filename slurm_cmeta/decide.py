@@ -298,13 +298,20 @@ def explain(requirements: Sequence[Requirement], decision: Decision) -> list[str
     ]
     if not requirements:
         lines.append("the image states no requirement")
+    silent = match.never_compared(decision.classes)
+    keys = [(r.key, r.needs) for r in silent]
     for verdict in decision.classes:
         reasons = "; ".join(
             f"{r.key} needs {clean(r.needs)}, has {clean(r.has) if r.has else 'not said'}: "
             f"{r.verdict}"
             for r in verdict.reasons
+            if (r.key, r.needs) not in keys
         )
         nodes = f"{clean(verdict.nodes.nodes)} ({verdict.nodes.node_count})"
         lines.append(f"{nodes}: {verdict.verdict}{': ' + reasons if reasons else ''}")
+    if silent:
+        lines.append(
+            f"unchecked, as no node says anything of it: {', '.join(r.key for r in silent)}"
+        )
     lines.append(f"verdict {decision.verdict}")
     return lines

@@ -11,7 +11,7 @@ from slurm_cmeta import config
 from slurm_cmeta.cluster import source
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
-from slurm_cmeta.match import MISMATCH, UNCHECKED, never_compared
+from slurm_cmeta.match import MISMATCH, never_compared
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
@@ -132,13 +132,14 @@ def _print_table(
 ) -> None:
     rows = [("NODES", "COUNT", "VERDICT", "REASON")]
     silent = never_compared(decision.classes)
+    keys = [(r.key, r.needs) for r in silent]
     for verdict in decision.classes:
         reasons = "; ".join(
             f"{r.key} needs {clean(r.needs)}, "
             f"{'has ' + clean(r.has) if r.has else 'not published'}"
             + (" (preference)" if r.strength == "soft" else "")
             for r in verdict.reasons
-            if r._replace(has=None, verdict=UNCHECKED) not in silent
+            if (r.key, r.needs) not in keys
         )
         shown = verdict.verdict + (" +" if verdict.preferred else "")
         nodes = clean(verdict.nodes.nodes, 40)

@@ -56,7 +56,7 @@ def test_a_job_is_narrowed_and_the_user_reads_why(cluster: Cluster, arm: Path) -
     done = sbatch(cluster, f"--container={arm}")
     assert fields(cluster, done)["Features"] == "aarch64"
     (line,) = said(done)
-    assert line.startswith("cmeta: arm.sif needs aarch64 (SIF partition descriptor ")
+    assert line.startswith("cmeta: arm.sif needs aarch64 (ELF header of /bin/")
     assert line.endswith('): constraint "aarch64", 1 of 6 nodes')
 
 
@@ -247,7 +247,7 @@ def test_the_option_wins_over_the_environment_and_that_over_the_default(
 def test_explain_prints_every_reason(cluster: Cluster, arm: Path) -> None:
     done = sbatch(cluster, f"--container={arm}", "--cmeta=explain")
     assert fields(cluster, done)["Features"] == "aarch64"
-    assert "cmeta: requires arch = aarch64 (hard, declared: SIF partition" in done.stderr
+    assert "cmeta: requires arch = aarch64 (hard, observed: ELF header of" in done.stderr
     assert "cmeta: arm1 (1): match: arch needs aarch64, has aarch64: match" in said(done)
     assert "cmeta: old1 (1): mismatch: arch needs aarch64, has x86_64: mismatch" in said(done)
 
