@@ -38,6 +38,7 @@ def survives(data: bytes, family: str = "x86_64") -> Emitted:
     assert isinstance(emitted, Emitted)
     assert emitted.examined <= len(data)
     assert emitted.unread.isprintable()
+    assert "Error" not in emitted.unread
     assert all(place.isprintable() for place in emitted.needs.values())
     return emitted
 

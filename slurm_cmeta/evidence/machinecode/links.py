@@ -6,6 +6,7 @@ import re
 from array import array
 
 from slurm_cmeta.evidence.machinecode.elf_code import (
+    MAX_ARRAYS,
     STT_FUNC,
     STT_IFUNC,
     STT_OBJECT,
@@ -23,12 +24,11 @@ ASKS_CPU = re.compile(
 )
 """Names of functions and data that tell of the CPU."""
 VARIANT = re.compile(
-    r"(?i)(?:^|[^a-z])(?:s?sse[0-9]?(?:[_.]?[0-9])?|ssse3|avx[0-9]*\w*|x86_v[234]|"
-    r"fma[0-9]?|bmi2|xop|vaes|gfni|evex|"
-    r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|nehalem|bulldozer|"
-    r"piledriver|steamroller|excavator|barcelona|knl|icelake\w*|prescott|penryn|dunnington|core2|"
-    r"atom|nano|opteron(?:_sse3)?|bobcat|katmai|coppermine|northwood|banias|athlon|westmere)"
-    r"(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
+    r"(?i)(?:^|[^a-z])(?:avx|icelake)|(?:^|[^a-z])(?:"
+    r"s?sse[0-9]?(?:[_.]?[0-9])?|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|nehalem|westmere|"
+    r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|bulldozer|piledriver|"
+    r"steamroller|excavator|barcelona|knl|prescott|penryn|dunnington|core2|atom|nano|opteron|"
+    r"bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
 )
 """Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
 
@@ -58,9 +58,14 @@ class Links:
         self._names: dict[int, str] = {}
         self._values = array("Q")
         self._writable = [(s.address, s.address + s.memory) for s in elf.segments if s.flags & 2]
-        self._kept = elf.initialisers()[1] + [
-            (section.address, section.size) for section in elf.sections if section.name == ".got"
-        ]
+        self._kept = (
+            elf.initialisers()[1]
+            + [
+                (section.address, section.size)
+                for section in elf.sections
+                if section.name == ".got"
+            ][:MAX_ARRAYS]
+        )
         dynamic = elf.dynamic_table()
         for table in elf.tables():
             for symbol in elf.symbols(table):

@@ -95,7 +95,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
                 if index not in variants:
                     counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut or program.cut
-    unread = "too many functions" if cut else ""
+    unread = "too many functions, or too large ones" if cut or decoder.cut else ""
     if functions.size() * 2 < total:
         unread = "most of the code is in functions that the file does not tell of"
     if elf.cut:
@@ -273,10 +273,10 @@ def _in_tables(program: Program) -> set[int]:
     left = MAX_DATA
     for segment in elf.segments:
         for low in range(0, segment.size if not segment.flags & 1 else 0, 1 << 20):
-            words = elf.pointers(segment.address + low, 1 << 20)
             left -= 1 << 20
-            if left > 0:
-                found.update(starts.intersection(words))
+            if left < 0:
+                break
+            found.update(starts.intersection(elf.pointers(segment.address + low, 1 << 20)))
     for entry in elf.relocations():
         if entry.kind == R_RELATIVE and entry.addend in starts:
             found.add(entry.addend)
