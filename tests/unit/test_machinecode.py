@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from elf_files import elf
+from code_files import elf
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 

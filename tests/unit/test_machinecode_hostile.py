@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from elf_files import elf
+from code_files import elf
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
