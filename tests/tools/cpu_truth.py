@@ -36,7 +36,7 @@ MARCHES = (
     "sapphirerapids",
     "bdver4",
 )
-PLAIN = ("floats", "fused", "integers")
+PLAIN = ("floats", "fused", "integers", "table")
 """Programs without dispatch of their own."""
 CHOOSING = ("clones", "supports", "byhand")
 """Programs that choose at run time, and run everywhere when compiled for x86-64."""
@@ -80,7 +80,8 @@ def programs() -> list[Program]:
     """Return the programs of the table."""
     plain = [Program(s, m, o) for s in PLAIN for m in MARCHES for o in ("O0", "O3")]
     choosing = [Program(s, "x86-64", o) for s in CHOOSING for o in ("O0", "O2", "O3")]
-    return plain + choosing
+    beyond = [Program(s, "haswell", "O2") for s in CHOOSING]
+    return plain + choosing + beyond
 
 
 def compile_all(wanted: list[Program], place: Path) -> dict[Program, Path]:

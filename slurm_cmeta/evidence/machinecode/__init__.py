@@ -7,6 +7,7 @@ apart (`dispatched`) and never as a need, because a need that is none refuses go
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence.machinecode import elf_code
@@ -33,20 +34,31 @@ class Emitted(NamedTuple):
 def examine(data: bytes | mmap.mmap | memoryview, family: str) -> Emitted:
     """Return what the ELF file `data` needs of a CPU of archspec's `family`.
 
-    Nothing is raised for a damaged file. Which file the CPU is asked in does matter: only the
-    program and the libraries that it is linked with are to be examined, never what is loaded after
-    a look at the CPU (glibc-hwcaps directories, MKL's libmkl_avx2.so).
+    Nothing is raised for a damaged file. Only the program and the libraries that it is linked with
+    are worth examining, not what is loaded after a look at the CPU: in glibc-hwcaps directories or
+    MKL's libmkl_avx2.so the code itself does not tell that somebody has chosen it.
+
+    What is not found: needs of code that only virtual tables or other data lead to, in programs
+    that choose by themselves; needs below AVX of such programs; a choice made in another file
+    without a name that tells (links.ASKS_CPU), whose chosen code then counts.
     """
     with memoryview(data) as view, view.cast("B") as octets:
-        try:
-            elf = elf_code.Elf(octets)
-            if elf.machine != family:
-                return Emitted({}, frozenset(), 0, f"machine code of {elf.machine}, not {family}")
-            return _examine(elf, family)
-        except ImportError:
-            return Emitted({}, frozenset(), 0, MISSING)
-        except elf_code.Damaged as error:
-            return Emitted({}, frozenset(), 0, str(error))
+        return _survive(octets, family)
+
+
+def _survive(octets: memoryview, family: str) -> Emitted:
+    try:
+        elf = elf_code.Elf(octets)
+        if elf.machine != family:
+            return Emitted({}, frozenset(), 0, f"machine code of {elf.machine}, not {family}")
+        return _examine(elf, family)
+    except ImportError:
+        return Emitted({}, frozenset(), 0, MISSING)
+    except elf_code.Damaged as error:
+        return Emitted({}, frozenset(), 0, str(error))
+    except (ArithmeticError, LookupError, ValueError, struct.error) as error:
+        # No damaged file is known that gets here; if there is one, it gives no evidence.
+        return Emitted({}, frozenset(), 0, f"the file is damaged ({type(error).__name__})")
 
 
 def _examine(elf: elf_code.Elf, family: str) -> Emitted:

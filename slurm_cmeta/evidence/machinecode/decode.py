@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from slurm_cmeta.evidence.machinecode.features import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MAX_REFERS = 200_000
+"""Addresses that one function refers to; no compiler makes such a function."""
 PIECE = 1 << 20
 """Bytes decoded at a time: iced-x86 wants a copy."""
 
@@ -44,6 +47,8 @@ class Decoder:
         low = [segment.address for segment in elf.segments]
         self.low = min(low, default=0)
         self.high = max((s.address + s.memory for s in elf.segments), default=0)
+        self.cut = False
+        """Whether a function was too large to be read to its end."""
         self._load = {
             code for code, name in iced.name.items() if name.startswith(("CMP_", "TEST_", "BT_"))
         }
@@ -51,7 +56,7 @@ class Decoder:
         self._memory = iced.memory
 
     def instructions(self, start: int, end: int) -> Iterator[Any]:
-        """Yield the instructions from `start` up to `end`. Each is one object, not to be kept."""
+        """Yield the instructions from `start` up to `end`."""
         while start < end:
             raw = self.elf.read(start, min(PIECE, end - start))
             if not raw:
@@ -79,14 +84,34 @@ class Decoder:
 
     def scan(self, start: int, end: int) -> tuple[int, array[int], bool]:
         """Return the mask of the features, the packed references, whether there is a CPUID."""
-        kinds = self.iced.kinds
         codes: set[int] = set()
         refers: set[int] = set()
+        cpuid = False
+        last = None
+        for part in self._parts(start, end):
+            last, asks = self._scan(part, start, end, codes, refers)
+            cpuid |= asks
+            if len(refers) > MAX_REFERS:
+                self.cut = True
+                break
+        if last is not None and last not in ENDS and last != CALLS:
+            # Falls into what follows; a call at the very end is one that does not return.
+            refers.add(JUMP << SHIFT | end)
+        refers.discard(0)
+        return self.mask(codes), array("Q", sorted(refers)), cpuid
+
+    def _scan(
+        self, part: Any, start: int, end: int, codes: set[int], refers: set[int]
+    ) -> tuple[int | None, bool]:
+        """Add what the instructions of `part` are and refer to; return the last one's flow kind,
+        and whether there is a CPUID.
+        """
+        kinds = self.iced.kinds
         called: set[int] = set()
         jumped: set[int] = set()
         cpuid = False
         i = None
-        for i in self._all(start, end):
+        for i in part:
             code = i.code
             kind = kinds[code]
             if not kind:
@@ -106,11 +131,19 @@ class Decoder:
         low, high = self.low, self.high
         refers.update(CALL << SHIFT | t for t in called if low <= t < high)
         refers.update(JUMP << SHIFT | t for t in jumped if low <= t < high and not start <= t < end)
-        if i is not None and i.flow_control not in ENDS and i.flow_control != CALLS:
-            # Falls into what follows; a call at the very end is one that does not return.
-            refers.add(JUMP << SHIFT | end)
-        refers.discard(0)
-        return self.mask(codes), array("Q", sorted(refers)), cpuid
+        return (None if i is None else i.flow_control), cpuid
+
+    def _parts(self, start: int, end: int) -> Iterator[Any]:
+        """Yield iterables of the instructions from `start` to `end`, a piece each."""
+        if end - start <= PIECE:
+            yield self._all(start, end)
+            return
+        whole = self.instructions(start, end)
+        while True:
+            part = list(itertools.islice(whole, PIECE // 16))
+            if not part:
+                return
+            yield part
 
     def _all(self, start: int, end: int) -> Any:
         """Return an iterable of the instructions from `start` to `end`, the fastest there is."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.text import clean
@@ -22,7 +22,9 @@ ET_EXEC, ET_DYN = 2, 3
 MAX_ADDRESS = 1 << 55
 """Addresses above are no user's on any of the architectures; callers pack a kind above them."""
 MAX_SECTIONS = 65_280
-MAX_SEGMENTS = 4096
+MAX_SEGMENTS = 64
+MAX_ARRAYS = 16
+"""Initialiser arrays that are looked at; a linker makes three."""
 MAX_SYMBOLS = 2_000_000
 MAX_RELOCATIONS = 2_000_000
 
@@ -234,15 +236,19 @@ class Elf:
     def places(self, addresses: Iterable[int]) -> list[str]:
         """Return each address as `symbol+0x1c`, or as a number where no symbol covers it."""
         wanted = list(addresses)
-        found = [hex(address) for address in wanted]
-        for table in self.tables() if wanted else ():
+        names: dict[int, str] = {}
+        open_ = sorted(set(wanted))
+        for table in self.tables():
             for symbol in self.symbols(table):
+                if not open_:
+                    break
                 if symbol.kind == STT_FUNC and symbol.section:
-                    for index, address in enumerate(wanted):
-                        if symbol.value <= address < symbol.value + symbol.size:
-                            name = clean(self.name(table, symbol))
-                            found[index] = f"{name}+{address - symbol.value:#x}"
-        return found
+                    at = bisect_left(open_, symbol.value)
+                    while at < len(open_) and open_[at] < symbol.value + symbol.size:
+                        address = open_.pop(at)
+                        name = clean(self.name(table, symbol))
+                        names[address] = f"{name}+{address - symbol.value:#x}"
+        return [names.get(address, hex(address)) for address in wanted]
 
     def relocations(self) -> Iterator[Relocation]:
         """Yield every relocation with addend: of the sections, else of the dynamic section."""
@@ -273,4 +279,4 @@ class Elf:
         for start, size in _DT_ARRAYS:
             if start in self._dynamic:
                 arrays.append((self._dynamic[start], min(self._dynamic.get(size, 0), 1 << 20)))
-        return plain, arrays
+        return plain[:MAX_ARRAYS], arrays[:MAX_ARRAYS]

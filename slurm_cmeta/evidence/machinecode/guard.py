@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 MAX_BLOCKS = 1500
 """Of more basic blocks only those before the first check count; bounds time and memory."""
-MAX_BYTES = 256 * 1024
+MAX_PASSES = 64
+"""Over the blocks, until their post-dominators are known; compilers' code takes a few."""
+MAX_BYTES = 64 * 1024
 
 
 class Unconditional(NamedTuple):
@@ -168,8 +170,7 @@ def _after(
             after.append(-1)  # a loop without end: nothing behind it is certain
     everything = (1 << len(blocks)) - 1
     dominators = [everything] * len(blocks)
-    changed = True
-    while changed:
+    for _ in range(MAX_PASSES):
         changed = False
         for index in range(len(blocks) - 1, -1, -1):
             common = everything
@@ -179,6 +180,10 @@ def _after(
             if common != dominators[index]:
                 dominators[index] = common
                 changed = True
+        if not changed:
+            break
+    else:
+        return set()
     found = set()
     for block in checked:
         bits = dominators[block]

@@ -32,7 +32,7 @@ from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
 from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED, LEGACY, VECTOR
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
-from slurm_cmeta.evidence.machinecode.links import Links
+from slurm_cmeta.evidence.machinecode.links import Links, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -131,7 +131,7 @@ class Program:
         self._pointers = [
             (slot, target)
             for slot, target in self.links.targets.items()
-            if any(low <= target < high for low, high in writable)
+            if within(writable, target)
         ]
         telling: set[int] = set()
         named = {self.functions.at(address) for address in self.links.tellers} - {-1}
@@ -207,7 +207,7 @@ class Program:
             for reference in refers:
                 if reference >> SHIFT in (READ, ADDRESS):
                     address = reference & LOW
-                    if any(low <= address < high for low, high in writable):
+                    if within(writable, address):
                         addresses.append(address)
                         owners.append(index)
         return addresses, owners

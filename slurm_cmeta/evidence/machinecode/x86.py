@@ -18,7 +18,7 @@ from slurm_cmeta.evidence.machinecode.decode import (
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
 from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, VECTOR, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
-from slurm_cmeta.evidence.machinecode.links import Links
+from slurm_cmeta.evidence.machinecode.links import R_RELATIVE, Links
 from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ Scan: TypeAlias = "tuple[int, array[int], bool]"
 _ASKS = re.compile(rb"\x0f\xa2|\x0f\x01\xd0")
 _FLAGS = sum(BIT.values())
 _BY_HAND = {"aes", "pclmulqdq", "sha_ni", "gfni", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4"}
+MAX_DATA = 64 << 20
+"""Bytes of data that are looked through for addresses of functions."""
 MAX_FOUND = 50_000
 """Functions found by following calls in files that do not say where their functions are."""
 
@@ -93,7 +95,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
                 if index not in variants:
                     counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut or program.cut
-    unread = "too many functions" if cut else ""
+    unread = "too many functions, or too large ones" if cut or decoder.cut else ""
     if functions.size() * 2 < total:
         unread = "most of the code is in functions that the file does not tell of"
     if elf.cut:
@@ -222,6 +224,8 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
             exported = {index for index in exported if not program.masks[index] & _FLAGS}
         roots |= exported
     own = _own_dispatch(program, roots, shared)
+    if not own and not shared:
+        roots |= _in_tables(program)
     # (function, whether a function made without AVX lies on the way)
     todo = [(index, False) for index in sorted(roots - variants)]
     done: set[tuple[int, bool]] = set()
@@ -257,9 +261,36 @@ def _without_avx(where: dict[str, int], chooses: bool) -> dict[str, int]:
     return {} if chooses else {flag: at for flag, at in where.items() if flag not in _BY_HAND}
 
 
+def _in_tables(program: Program) -> set[int]:
+    """Return the functions that data points to (virtual ones, tables), but nobody chooses.
+
+    Only for programs in which libc alone asks for the CPU: its variants are what resolvers, and
+    functions that look at the answer, refer to.
+    """
+    elf, functions = program.elf, program.functions
+    starts = set(functions.starts)
+    found: set[int] = set()
+    left = MAX_DATA
+    for segment in elf.segments:
+        for low in range(0, segment.size if not segment.flags & 1 else 0, 1 << 20):
+            left -= 1 << 20
+            if left < 0:
+                break
+            found.update(starts.intersection(elf.pointers(segment.address + low, 1 << 20)))
+    for entry in elf.relocations():
+        if entry.kind == R_RELATIVE and entry.addend in starts:
+            found.add(entry.addend)
+    chosen = set(program.resolvers)
+    for index in range(len(program.masks)):
+        if index in program.resolvers or program.checks(index):
+            chosen |= program.successors(program.refers[index])
+    return {functions.at(address) for address in found} - chosen
+
+
 def _own_dispatch(program: Program, roots: set[int], shared: bool) -> bool:
     """Say whether the program itself, not only its libc's start-up, asks for the CPU."""
-    if shared or program.links.asks:
+    if shared or program.links.asks or not program.resolvers:
+        # A static glibc has resolvers; Go, which has none, runs all from its start-up.
         return bool(program.asking) or program.links.asks
     seen = set(program.startup)
     todo = list(roots - program.startup)
