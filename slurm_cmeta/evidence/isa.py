@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import application, machinecode
 from slurm_cmeta.evidence.subject import PROGRAM, SHELL
 from slurm_cmeta.facts import OBSERVED, Fact
@@ -90,14 +91,24 @@ def read(subject: Subject) -> Report:
 
 
 def _facts(flags: set[str], first: dict[str, str], *, hint: bool) -> list[Fact]:
-    """Return one fact for the flags that were first seen in one place each."""
-    if not flags:
-        return []
-    places = list(dict.fromkeys(first[flag] for flag in sorted(flags)))
+    """Return one fact for all flags, and one for each CPU that instructions are named after.
+
+    archspec tells the generations of POWER apart by CPU names, not by flags.
+    """
+    named = sorted(flag for flag in flags if vocabulary.cpu(flag) is not None)
+    facts = [_fact("cpu", name, [name], first, hint) for name in named]
+    plain = sorted(flags.difference(named))
+    if plain:
+        facts.append(_fact("isa", " ".join(plain), plain, first, hint))
+    return facts
+
+
+def _fact(key: str, value: str, flags: list[str], first: dict[str, str], hint: bool) -> Fact:
+    places = list(dict.fromkeys(first[flag] for flag in flags))
     source = f"instructions of {places[0]}"
     if len(places) > 1:
         source += f" and {len(places) - 1} more"
-    return [Fact("isa", " ".join(sorted(flags)), source, OBSERVED, hint)]
+    return Fact(key, value, source, OBSERVED, hint)
 
 
 def _where(flag: str, parts: list[_Examined]) -> str:
