@@ -77,7 +77,7 @@ def _created(image: Image) -> list[Fact]:
         import time
 
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))
-        return [Fact("created", stamp, f"{image.content.title} header")]
+        return [Fact("created", stamp, image.content.created_source)]
     return _first_label(image, "created")
 
 

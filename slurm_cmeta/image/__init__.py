@@ -1,22 +1,26 @@
 """What an image file is and holds. Knows nothing of Slurm or of nodes.
 
-A format is a module with two functions: `recognises(head)` tells from a file's first bytes
-whether it is of that format, `read(reader, warnings)` returns its Content. Formats know nothing of
-each other; FORMATS is the only list of them.
+A format is a module with a function `read(source, warnings)`, which returns its Content, or None
+where a closer look shows another format. It is imported when an image is recognised by its content:
+a file by its first bytes, a directory by what it holds. FORMATS is the only list of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta.image import sif, singularityd, unread
+from slurm_cmeta.image import heads, sif, singularityd, unread
 from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
 from slurm_cmeta.image.filetree import quick_budget
 from slurm_cmeta.image.reader import Identity, Reader, error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType, TracebackType
 
+    from slurm_cmeta.image.directory import Folder
     from slurm_cmeta.image.filetree import Budget, FileTree
 
 __all__ = [
@@ -30,7 +34,27 @@ __all__ = [
     "open_image",
 ]
 
-FORMATS: tuple[ModuleType, ...] = (sif,)
+
+class Format(NamedTuple):
+    """How an image is recognised, and the module in this package that reads it."""
+
+    module: str
+    recognises: Callable[[bytes], bool] | None = None
+    """Tells from a file's first bytes; None for formats that are directories."""
+    entry: str = ""
+    """What a directory of this format holds."""
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("sif", sif.recognises),
+    Format("rawsquashfs", heads.is_squashfs),
+    Format("sandbox", entry=".singularity.d"),
+    Format("bundle", entry="config.json"),
+    Format("sandbox", entry="bin/sh"),
+    Format("sandbox", entry="usr/bin"),
+    Format("sandbox", entry="etc/os-release"),
+)
+"""In the order in which they are tried: a root file system may hold a config.json of its own."""
 
 
 class Image:
@@ -39,14 +63,16 @@ class Image:
     __slots__ = ("_budget", "_tree", "content", "format", "identity", "path", "reader", "warnings")
 
     def __init__(
-        self, reader: Reader, content: Content, warnings: Warnings, budget: Budget
+        self, source: Reader | Folder, content: Content, warnings: Warnings, budget: Budget
     ) -> None:
-        self.path = reader.path
+        self.path = source.path
         self.format = content.format
-        self.identity = reader.identity
+        self.identity = source.identity
+        """Changes when the image does; of a directory, when its index or configuration or the
+        directory itself does: what changes deeper inside cannot be seen so cheaply."""
         self.content = content
         self.warnings = warnings
-        self.reader = reader
+        self.reader = source
         self._budget = budget
         self._tree: FileTree | bool | None = False
 
@@ -58,22 +84,22 @@ class Image:
     def labels(self) -> dict[str, str]:
         """Return the image's labels; reads them when first asked, which may add warnings."""
         found = self.content.labels()
-        if not found and self._has_singularity_d():
-            found = singularityd.labels(self._opened(), self.warnings)
+        if not found and (kept := self._kept_inside()):
+            found = kept[0].labels(kept[1], self.warnings)
         return found
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the image sets; reads them when asked."""
         found = self.content.environment()
-        if not found and self._has_singularity_d():
-            found = singularityd.environment(self._opened())
+        if not found and (kept := self._kept_inside()):
+            found = kept[0].environment(kept[1])
         return found
 
     def run(self) -> Run:
         """Return what starts when the image is run without a command; reads it when asked."""
         found = self.content.run()
-        if found == Run() and self._has_singularity_d():
-            found = singularityd.run(self._opened())
+        if found == Run() and (kept := self._kept_inside()):
+            found = kept[0].run(kept[1])
         return found
 
     def tree(self) -> FileTree | None:
@@ -85,17 +111,22 @@ class Image:
             self._tree = self.content.open_tree(self._budget)
         return self._tree
 
-    def _opened(self) -> FileTree:
+    def _kept_inside(self) -> tuple[ModuleType, FileTree] | None:
+        """Return the module that knows what the image's files tell of the image, if one does."""
         tree = self.tree()
-        assert tree is not None
-        return tree
+        if tree is None:
+            return None
+        if tree.find(singularityd.DIRECTORY) is not None:
+            return singularityd, tree
+        if self.format in ("squashfs", "sandbox"):
+            from slurm_cmeta.image import enroot
 
-    def _has_singularity_d(self) -> bool:
-        tree = self.tree()
-        return tree is not None and tree.find(singularityd.DIRECTORY) is not None
+            if enroot.is_in(tree):
+                return enroot, tree
+        return None
 
     def close(self) -> None:
-        """Close the file. What was not read by then cannot be read any more."""
+        """Close the file or directory. What was not read by then cannot be read any more."""
         self.reader.close()
 
     def __enter__(self) -> Image:
@@ -118,17 +149,43 @@ def open_image(path: str, budget: Budget | None = None) -> Image:
     object outside the file) becomes a warning of the image. `budget` bounds what is read of the
     files in it: by default what a submission can afford.
     """
-    reader = Reader(path)
+    warnings = Warnings()
+    source: Reader | Folder
+    if os.path.isdir(path):
+        from slurm_cmeta.image.directory import Folder
+
+        source = Folder(path)
+    else:
+        source = Reader(path)
     try:
-        head = reader.head()
-        if not head:
-            raise error(path, "is empty")
-        for module in FORMATS:
-            if module.recognises(head):
-                warnings = Warnings()
-                content: Content = module.read(reader, warnings)
-                return Image(reader, content, warnings, budget or quick_budget())
-        raise error(path, unread.name(head))
+        content = _read(source, warnings)
     except BaseException:
-        reader.close()
+        source.close()
         raise
+    return Image(source, content, warnings, budget or quick_budget())
+
+
+def _read(source: Reader | Folder, warnings: Warnings) -> Content:
+    head = b""
+    if isinstance(source, Reader):
+        head = source.head()
+        if not head:
+            raise error(source.path, "is empty")
+    else:
+        from slurm_cmeta.image.directory import holds
+    for kind in FORMATS:
+        if isinstance(source, Reader):
+            recognised = kind.recognises is not None and kind.recognises(head)
+        else:
+            recognised = bool(kind.entry) and holds(source, kind.entry)
+        if recognised:
+            content: Content | None = _module(kind.module).read(source, warnings)
+            if content is not None:
+                return content
+    raise error(source.path, unread.name(head) if head else unread.DIRECTORY)
+
+
+def _module(name: str) -> ModuleType:
+    full = f"{__name__}.{name}"
+    __import__(full)
+    return sys.modules[full]

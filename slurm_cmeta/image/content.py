@@ -76,12 +76,14 @@ class Content:
     __slots__ = (
         "architectures",
         "created",
+        "created_source",
         "digest",
         "encrypted",
         "filesystem",
         "filesystem_source",
         "format",
         "objects",
+        "platforms",
         "signatures",
         "title",
         "uuid",
@@ -92,12 +94,16 @@ class Content:
         self.title = title
         """The format's name in sentences."""
         self.architectures: tuple[Stated, ...] = ()
-        """Best evidence first."""
+        """Best evidence first; where there are several images in one, that of the one that is
+        looked into."""
+        self.platforms: tuple[Stated, ...] = ()
+        """All platforms that an image for several has, in its order; empty for one of one only."""
         self.filesystem = ""
         self.filesystem_source = ""
         self.encrypted = False
         self.created: int | None = None
         """Seconds since 1970, UTC."""
+        self.created_source = f"{title} header"
         self.uuid = ""
         self.digest = ""
         """`sha256:...` of the manifest that the image is, where the format has one."""

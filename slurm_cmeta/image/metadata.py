@@ -34,14 +34,29 @@ MAX_WORDS = 64
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
+class DocumentError(Exception):
+    """The document is not believed; the message says why, after the document's name."""
+
+
 def parse(data: bytes, name: str, warnings: Warnings) -> dict[str, Any] | None:
-    """Return the JSON object `data`, called `name`, or None with a warning.
+    """Return the JSON object `data`, called `name`, or None with a warning."""
+    try:
+        return load(data)
+    except DocumentError as problem:
+        warnings.add(f"{name} {problem}: it is ignored")
+        return None
+
+
+def load(data: bytes) -> dict[str, Any]:
+    """Return the JSON object `data`; raise DocumentError if it is none.
 
     Of equal keys the last one counts, and bytes that are not UTF-8 become U+FFFD, both as in Go's
     encoding/json, by which Apptainer reads the same object.
     """
     import json
 
+    if len(data) > MAX_JSON:
+        raise DocumentError(f"has {len(data)} bytes, more than {MAX_JSON}")
     try:
         # No label is a number; leaving numbers unconverted keeps a megabyte of digits harmless.
         document = json.loads(
@@ -51,14 +66,11 @@ def parse(data: bytes, name: str, warnings: Warnings) -> dict[str, Any] | None:
             parse_constant=_not_text,
         )
     except RecursionError:
-        warnings.add(f"{name} is nested too deeply: it is ignored")
-        return None
+        raise DocumentError("is nested too deeply") from None
     except ValueError:
-        warnings.add(f"{name} is not valid JSON: it is ignored")
-        return None
+        raise DocumentError("is not valid JSON") from None
     if not isinstance(document, dict):
-        warnings.add(f"{name} is not a JSON object: it is ignored")
-        return None
+        raise DocumentError("is not a JSON object")
     return document
 
 
@@ -79,7 +91,9 @@ def text_labels(found: Any, name: str, warnings: Warnings) -> dict[str, str]:
     if not isinstance(found, dict):
         warnings.add(f"the labels in {name} are not a JSON object: they are ignored")
         return {}
-    kept = {_text(key): _text(value) for key, value in found.items() if isinstance(value, str)}
+    kept = {
+        encodable(key): encodable(value) for key, value in found.items() if isinstance(value, str)
+    }
     odd = [key for key, value in found.items() if not isinstance(value, str)]
     if odd:
         warnings.add(
@@ -104,7 +118,7 @@ def variables(found: Any) -> dict[str, str]:
         if isinstance(word, str):
             key, equals, value = word.partition("=")
             if equals and key:
-                kept[_text(key)] = _text(value)
+                kept[encodable(key)] = encodable(value)
     return kept
 
 
@@ -135,7 +149,7 @@ def exported(script: str) -> dict[str, str]:
             continue
         plain = _unquoted(value.strip(), key)
         if plain is not None:
-            kept[key] = _text(plain)
+            kept[key] = encodable(plain)
     return kept
 
 
@@ -172,7 +186,7 @@ def entry_point(document: Any) -> tuple[str, ...]:
         if found is None:
             found = _find(document, "config", key)
         if isinstance(found, list):
-            words += [_text(word) for word in found[:MAX_WORDS] if isinstance(word, str)]
+            words += [encodable(word) for word in found[:MAX_WORDS] if isinstance(word, str)]
     return tuple(words[:MAX_WORDS])
 
 
@@ -188,7 +202,7 @@ def _find(document: Any, *path: str) -> Any:
     return document
 
 
-def _text(value: str) -> str:
+def encodable(value: str) -> str:
     """Replace lone surrogates, which JSON can write (`\\ud800`) and no output can encode."""
     if value.isascii():
         return value

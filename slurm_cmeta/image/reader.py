@@ -16,7 +16,9 @@ Apptainer puts before the partition end near 40 kB, so that most images need thi
 MAX_PATH = 4096
 """Linux's PATH_MAX: a path is shown whole, because its end is what tells images apart."""
 
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""How regular files are opened: should a FIFO have taken the place of one, nobody waits for it."""
+
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -57,13 +59,32 @@ class Reader:
         self._window = b""
         try:
             _refuse_unless_regular(path, os.stat(path).st_mode)
-            self._fd = os.open(path, _FLAGS)
+            self._fd = os.open(path, FLAGS)
             info = os.fstat(self._fd)
             _refuse_unless_regular(path, info.st_mode)
         except OSError as problem:
-            raise error(path, _why_not_open(path, problem)) from None
+            raise error(path, why_not_open(path, problem)) from None
         except ValueError:
             raise error(path, "is no path: it holds a NUL or cannot be encoded") from None
+        self._is_of(info)
+
+    @classmethod
+    def of(cls, path: str, fd: int) -> Reader:
+        """Return a reader that owns the open file `fd`, called `path` in its errors.
+
+        Raises ImageError, and closes the file, if it is no regular file.
+        """
+        reader = cls.__new__(cls)
+        reader.path, reader._fd, reader._window = path, fd, b""
+        try:
+            info = os.fstat(fd)
+        except OSError as problem:
+            raise error(path, f"cannot be read: {strerror(problem)}") from None
+        _refuse_unless_regular(path, info.st_mode)
+        reader._is_of(info)
+        return reader
+
+    def _is_of(self, info: os.stat_result) -> None:
         self.size = info.st_size
         self.identity = Identity(
             info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
@@ -101,7 +122,7 @@ class Reader:
             try:
                 got = os.preadv(self._fd, [memoryview(buffer)[done:]], offset + done)
             except OSError as problem:
-                raise error(self.path, f"cannot be read: {_strerror(problem)}") from None
+                raise error(self.path, f"cannot be read: {strerror(problem)}") from None
             if not got:
                 raise error(self.path, "became shorter while it was read")
             done += got
@@ -112,7 +133,7 @@ class Reader:
             try:
                 part = os.pread(self._fd, size - len(data), offset + len(data))
             except OSError as problem:
-                raise error(self.path, f"cannot be read: {_strerror(problem)}") from None
+                raise error(self.path, f"cannot be read: {strerror(problem)}") from None
             if not part:
                 raise error(self.path, "became shorter while it was read")
             data = data + part if data else part
@@ -133,27 +154,17 @@ def _refuse_unless_regular(path: str, mode: int) -> None:
         return
     for test, name in _KINDS:
         if test(mode):
-            raise error(path, f"is {_kind_of_directory(path) if name == 'a directory' else name}")
+            raise error(path, f"is {name}")
     raise error(path, "is no regular file")
 
 
-def _kind_of_directory(path: str) -> str:
-    """Name the kinds of images that are directories; they are other formats than a file."""
-    for mark, name in (
-        ("oci-layout", "an OCI layout, which is not read yet"),
-        (".singularity.d", "a sandbox directory, which is not read yet"),
-        ("config.json", "a directory (an OCI bundle?), which is not read yet"),
-    ):
-        if os.path.lexists(os.path.join(path, mark)):
-            return name
-    return "a directory"
-
-
-def _why_not_open(path: str, problem: OSError) -> str:
+def why_not_open(path: str, problem: OSError) -> str:
+    """Return the reason why `path` could not be opened."""
     if isinstance(problem, FileNotFoundError):
         return "is a reference, not a file" if "://" in path else "does not exist"
-    return f"cannot be opened: {_strerror(problem)}"
+    return f"cannot be opened: {strerror(problem)}"
 
 
-def _strerror(problem: OSError) -> str:
+def strerror(problem: OSError) -> str:
+    """Return what the system calls `problem`."""
     return os.strerror(problem.errno) if problem.errno else "unknown error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from oci_files import File, tar
 from sif_files import (
     DATA,
     DESCRIPTOR_SIZE,
@@ -82,16 +84,6 @@ def test_missing(path: Path) -> None:
 def test_empty(path: Path) -> None:
     path.touch()
     assert refused(path) == "is empty"
-
-
-def test_directories(tmp_path: Path) -> None:
-    assert refused(tmp_path) == "is a directory"
-    (tmp_path / "config.json").touch()
-    assert "OCI bundle" in refused(tmp_path)
-    (tmp_path / ".singularity.d").mkdir()
-    assert "sandbox" in refused(tmp_path)
-    (tmp_path / "oci-layout").touch()
-    assert "OCI layout" in refused(tmp_path)
 
 
 @pytest.fixture
@@ -204,13 +196,22 @@ def test_odd_names(tmp_path: Path, name: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"hsqs" + bytes(9000), "is a squashfs file, not a SIF"),
+        (b"sqsh" + bytes(9000),
+         "is a squashfs of before 2009 or of another byte order, which is not read"),
         (b"\x7fELF" + bytes(900), "is a program or library (ELF), not an image"),
         (b"\x1f\x8b\x08" + bytes(900), "is a gzip-compressed file, not an image"),
-        (b"a" * 257 + b"ustar\0" + bytes(900), "is a tar archive, not a SIF"),
-        (b"\0" * 1080 + b"\x53\xef" + bytes(900), "is an ext file system, not a SIF"),
-        (b"#!/usr/bin/env run-singularity\nhsqs" + bytes(900),
+        (b"a" * 257 + b"ustar\0" + bytes(900), "is a damaged tar archive"),
+        (gzip.compress(tar(File("manifest.json"))),
+         "is a tar archive packed with gzip, which is not read; unpack it with gunzip"),
+        (b"\0" * 1080 + b"\x53\xef" + bytes(900),
+         "is an ext3 image, which is not read; convert it to SIF"),
+        (b"#!/usr/bin/env run-singularity\n" + b"\0" * 1080 + b"\x53\xef" + bytes(900),
+         "is an ext3 image, which is not read; convert it to SIF"),
+        (b"#!/usr/bin/env run-singularity\n" + bytes(900),
          "is an image of Singularity before 3.0, not a SIF"),
+        (b"PK\x03\x04" + bytes(900), "is a zip archive, not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+         "is a Git LFS pointer, not the image itself"),
         (b"#!/bin/sh\nexit\n", "is a script, not an image"),
         (b'{"schemaVersion": 2}', "is JSON text, not an image"),
         (bytes(100_000), "holds only zeros where an image begins"),
@@ -243,7 +244,7 @@ def test_two_primary_partitions(path: Path) -> None:
 
 
 def test_oci_sif_is_named(path: Path) -> None:
-    path.write_bytes(build(Part(0x400A, b"{}"), Part(0x400B, b"{}"), arch=b"00", launch=b""))
+    path.write_bytes(build(Part(0x400B, b"{}"), arch=b"00", launch=b""))
     assert "OCI-SIF" in str(caught_error(path))
 
 
