@@ -48,6 +48,8 @@ class Format(NamedTuple):
 FORMATS: tuple[Format, ...] = (
     Format("sif", sif.recognises),
     Format("rawsquashfs", heads.is_squashfs),
+    Format("archive", heads.is_tar),
+    Format("layout", entry="oci-layout"),
     Format("sandbox", entry=".singularity.d"),
     Format("bundle", entry="config.json"),
     Format("sandbox", entry="bin/sh"),

@@ -42,6 +42,8 @@ from slurm_cmeta.image.reader import error
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slurm_cmeta.image.filetree import Budget, FileTree
     from slurm_cmeta.image.reader import Reader
 
@@ -170,9 +172,17 @@ def recognises(head: bytes) -> bool:
     return len(head) < _HEADER.size and head.startswith(_LAUNCH)
 
 
-def read(reader: Reader, warnings: Warnings) -> Sif:
+def read(reader: Reader, warnings: Warnings) -> Content:
     """Return what the SIF holds; raise ImageError if no runtime could use it."""
-    return Sif(reader, warnings)
+    header = _read_header(reader)
+    _check_data_section(reader, header, warnings)
+    descriptors = _read_descriptors(reader, header)
+    types = {descriptor.type for descriptor in descriptors}
+    if OCI_ROOT_INDEX in types and PARTITION not in types:
+        from slurm_cmeta.image.ocisif import OciSif
+
+        return OciSif(reader, warnings, header, descriptors)
+    return Sif(reader, warnings, header, descriptors)
 
 
 class Sif(Content):
@@ -180,22 +190,23 @@ class Sif(Content):
 
     __slots__ = ("_documents", "_labels", "_reader", "_warnings", "header", "overlays", "partition")
 
-    def __init__(self, reader: Reader, warnings: Warnings) -> None:
+    def __init__(
+        self, reader: Reader, warnings: Warnings, header: Header, descriptors: list[Descriptor]
+    ) -> None:
         super().__init__("sif", "SIF")
         self._reader = reader
         self._warnings = warnings
         self._labels: dict[str, str] | None = None
         self._documents: dict[str, Any] = {}
-        self.header = _read_header(reader)
-        self._check_data_section()
+        self.header = header
         objects: list[StoredObject] = []
         signatures: list[Signature] = []
         primaries: list[tuple[StoredObject, Partition]] = []
         self.overlays: list[int] = []
         """Numbers of the partitions that a runtime lays over the system partition."""
         oci = False
-        for descriptor in _read_descriptors(reader, self.header):
-            stored = self._stored(descriptor)
+        for descriptor in descriptors:
+            stored = stored_object(descriptor, reader.size)
             objects.append(stored)
             if descriptor.type == PARTITION:
                 filesystem, kind = _TWO_INTS.unpack_from(descriptor.extra)
@@ -205,13 +216,13 @@ class Sif(Content):
                 elif kind == OVERLAY:
                     self.overlays.append(stored.number)
             elif descriptor.type == SIGNATURE:
-                signatures.append(_signature(stored, descriptor.extra))
+                signatures.append(signature(stored, descriptor.extra))
             elif descriptor.type in (OCI_ROOT_INDEX, OCI_BLOB):
                 oci = True
         self.objects = tuple(objects)
         self.signatures = tuple(signatures)
         self.partition = self._choose(primaries, oci)
-        self._warn_of_unreadable()
+        warn_of_unreadable(objects, warnings)
         self._describe()
 
     def labels(self) -> dict[str, str]:
@@ -272,42 +283,12 @@ class Sif(Content):
             "not read"
         )
 
-    def _stored(self, descriptor: Descriptor) -> StoredObject:
-        offset, size = descriptor.offset, descriptor.size
-        return StoredObject(
-            descriptor.id,
-            KINDS.get(descriptor.type, f"type {descriptor.type:#x}"),
-            descriptor.name.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
-            descriptor.group & ~_GROUP or None,
-            _link(descriptor.link),
-            offset,
-            size,
-            min(offset, size) >= 0 and offset + size <= self._reader.size,
-        )
-
-    def _check_data_section(self) -> None:
-        header, path = self.header, self._reader.path
-        if header.data_offset < 0 or header.data_size < 0:
-            raise error(path, "is damaged: its SIF header states a negative data offset or size")
-        end = header.data_offset + header.data_size
-        if end >= 1 << 63:
-            raise error(path, "is damaged: data offset and size in its SIF header overflow")
-        if end > self._reader.size:
-            self._warnings.add(
-                f"the SIF header states data up to byte {end}, the file ends at {self._reader.size}"
-            )
-        if not 0 <= header.descriptors_free <= header.descriptors_total:
-            self._warnings.add(
-                f"the SIF header states {header.descriptors_free} free descriptors of "
-                f"{header.descriptors_total}"
-            )
-
     def _choose(self, primaries: list[tuple[StoredObject, Partition]], oci: bool) -> Partition:
         """Return the one primary system partition; no runtime starts an image with more or none."""
         path = self._reader.path
         if not primaries:
             if oci:
-                raise error(path, "is an OCI-SIF, which is not read yet")
+                raise error(path, "is an OCI-SIF without a root index: nothing in it can be run")
             raise error(path, "has no system partition: nothing in it can be run")
         if len(primaries) > 1:
             numbers = ", ".join(str(stored.number) for stored, _ in primaries[:4])
@@ -332,14 +313,6 @@ class Sif(Content):
             raise error(path, f"is damaged: {what} overlaps header or descriptors")
         return partition
 
-    def _warn_of_unreadable(self) -> None:
-        for stored in self.objects:
-            if not stored.readable:
-                self._warnings.add(
-                    f"SIF object {stored.number} ({stored.kind}, {clean(stored.name, 60)}) "
-                    "lies outside the file: it is ignored"
-                )
-
     def _describe(self) -> None:
         header, partition = self.header, self.partition
         source = f"SIF partition descriptor {partition.stored.number}"
@@ -356,11 +329,7 @@ class Sif(Content):
         )
         if 0 < header.created < 1 << 40:
             self.created = header.created
-        if any(header.uuid):
-            digits = header.uuid.hex()
-            self.uuid = "-".join(
-                (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-            )
+        self.uuid = uuid(header)
 
     def _architecture(self, code: bytes, where: str) -> str:
         name = ARCHITECTURES.get(code[:2], "") if code[2:] == b"\0" else ""
@@ -386,6 +355,47 @@ class Sif(Content):
                 data = self._reader.read(stored.offset, stored.size)
                 return metadata.parse(data, name, self._warnings)
         return None
+
+
+def stored_object(descriptor: Descriptor, file_size: int) -> StoredObject:
+    """Return what is known of the object that `descriptor` states."""
+    offset, size = descriptor.offset, descriptor.size
+    return StoredObject(
+        descriptor.id,
+        KINDS.get(descriptor.type, f"type {descriptor.type:#x}"),
+        descriptor.name.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
+        descriptor.group & ~_GROUP or None,
+        _link(descriptor.link),
+        offset,
+        size,
+        min(offset, size) >= 0 and offset + size <= file_size,
+    )
+
+
+def warn_of_unreadable(objects: Sequence[StoredObject], warnings: Warnings) -> None:
+    """Warn of each object that lies outside the file."""
+    for stored in objects:
+        if not stored.readable:
+            warnings.add(
+                f"SIF object {stored.number} ({stored.kind}, {clean(stored.name, 60)}) "
+                "lies outside the file: it is ignored"
+            )
+
+
+def _check_data_section(reader: Reader, header: Header, warnings: Warnings) -> None:
+    path = reader.path
+    if header.data_offset < 0 or header.data_size < 0:
+        raise error(path, "is damaged: its SIF header states a negative data offset or size")
+    end = header.data_offset + header.data_size
+    if end >= 1 << 63:
+        raise error(path, "is damaged: data offset and size in its SIF header overflow")
+    if end > reader.size:
+        warnings.add(f"the SIF header states data up to byte {end}, the file ends at {reader.size}")
+    if not 0 <= header.descriptors_free <= header.descriptors_total:
+        warnings.add(
+            f"the SIF header states {header.descriptors_free} free descriptors of "
+            f"{header.descriptors_total}"
+        )
 
 
 def _read_header(reader: Reader) -> Header:
@@ -430,7 +440,15 @@ def _read_descriptors(reader: Reader, header: Header) -> list[Descriptor]:
     ]
 
 
-def _signature(stored: StoredObject, extra: bytes) -> Signature:
+def uuid(header: Header) -> str:
+    """Return the UUID of the header, empty if it has none."""
+    if not any(header.uuid):
+        return ""
+    digits = header.uuid.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def signature(stored: StoredObject, extra: bytes) -> Signature:
     (code,) = struct.unpack_from("<i", extra)
     entity = extra[4:24]
     return Signature(

@@ -201,6 +201,8 @@ def test_shell_through_a_link(tmp_path: Path) -> None:
 
 def test_other_directories(tmp_path: Path) -> None:
     assert "is a directory, but no image" in refused(tmp_path)
+    (tmp_path / "oci-layout").touch()
+    assert refused(tmp_path) == "is an OCI layout without index.json"
 
 
 ESCAPES = [

@@ -243,9 +243,9 @@ def test_two_primary_partitions(path: Path) -> None:
     assert "2 primary system partitions (descriptors 1, 2)" in str(caught_error(path))
 
 
-def test_oci_sif_is_named(path: Path) -> None:
+def test_oci_sif_without_its_index(path: Path) -> None:
     path.write_bytes(build(Part(0x400B, b"{}"), arch=b"00", launch=b""))
-    assert "OCI-SIF" in str(caught_error(path))
+    assert "OCI-SIF without a root index" in str(caught_error(path))
 
 
 @pytest.mark.parametrize("version", [b"00", b"02", b"", b"\xff\n\x1b"])
