@@ -25,6 +25,8 @@ def read(subject: Subject) -> list[Fact]:
         facts.append(Fact("runtime", "encrypted", content.filesystem_source))
     elif content.filesystem == "ext3":
         facts.append(Fact("runtime", "ext3", content.filesystem_source))
+    if image.format == "oci-sif":
+        facts.append(Fact("runtime", "oci-sif", "objects of the SIF"))
     facts.append(Fact("format", image.format, "file content"))
     if content.filesystem:
         facts.append(Fact("filesystem", content.filesystem, content.filesystem_source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import elf_files
+import oci_files
 import sif_files
 
 LABELS = {
@@ -122,9 +124,48 @@ def _bundle(work: Path, tree: Path) -> list[Path]:
 
 
 def _oci(work: Path, tree: Path) -> list[Path]:
-    """OCI layout and archives of Docker and OCI, as oci_files.py writes them."""
-    try:
-        import oci_files
-    except ImportError:
-        return []
-    return list(oci_files.corpus(work, tree, OCI))
+    """An OCI layout and archives of OCI and of Docker with tar layers, and an OCI-SIF."""
+    layer = _tar_of(tree)
+    found = []
+    for name, blob, media_type in (
+        ("plain", layer, oci_files.LAYER),
+        ("packed", gzip.compress(layer), f"{oci_files.LAYER}+gzip"),
+    ):
+        store = oci_files.Store()
+        index = store.index(
+            store.image("amd64", blob, config={"config": OCI}, layer_type=media_type, variant="v3"),
+            store.image("arm64", layer, annotations={"a": "b"}),
+        )
+        archive = work / f"{name}.oci.tar"
+        archive.write_bytes(oci_files.archive(store, index))
+        found += [archive, oci_files.write_layout(work / f"{name}.layout", store, index)]
+    squashfs = (work / "zstd.sqsh").read_bytes()
+    store = oci_files.Store()
+    image = store.image("amd64", squashfs, config={"config": OCI}, layer_type=oci_files.SQUASHFS)
+    sif = work / "oci.sif"
+    sif.write_bytes(oci_files.oci_sif(store, store.index(image)))
+    docker = work / "docker.tar"
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": OCI}).encode()
+    manifest = [{"Config": "c.json", "RepoTags": ["a:1"], "Layers": ["l/layer.tar"]}]
+    docker.write_bytes(
+        oci_files.tar(
+            oci_files.File("c.json", config),
+            oci_files.File("l/layer.tar", layer),
+            oci_files.File("manifest.json", json.dumps(manifest).encode()),
+        )
+    )
+    return [*found, sif, docker]
+
+
+def _tar_of(tree: Path) -> bytes:
+    """The tree as one layer, and a whiteout."""
+    files = [oci_files.File("etc/.wh.none")]
+    for path in sorted(tree.rglob("*")):
+        name = str(path.relative_to(tree))
+        if path.is_symlink():
+            files.append(oci_files.link(name, os.readlink(path)))
+        elif path.is_dir():
+            files.append(oci_files.directory(name))
+        else:
+            files.append(oci_files.File(name, path.read_bytes(), mode=path.stat().st_mode & 0o777))
+    return oci_files.tar(*files)
