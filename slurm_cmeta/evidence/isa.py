@@ -7,6 +7,7 @@ tag. Only a deep look comes here, it reads all machine code.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
@@ -27,6 +28,9 @@ MAX_FILE = 1024 * 1024 * 1024
 
 IN_MEMORY = 16 * 1024 * 1024
 """Bytes of a file that are held in memory; a larger one is mapped from a temporary file."""
+
+CHUNK = 1024 * 1024
+"""Bytes of it that are copied at once."""
 
 VARIANTS = (
     *("sse4", "avx", "fma4", "x86-64-v", "x86_64_v", "hwcaps", "haswell", "broadwell", "skylake"),
@@ -162,11 +166,18 @@ def _examine(subject: Subject, binary: Binary) -> Emitted:
     import tempfile
 
     with tempfile.TemporaryFile() as file:
-        for offset in range(0, entry.size, IN_MEMORY):
-            file.write(tree.read(entry, offset, IN_MEMORY))
+        size = 0
+        for offset in range(0, entry.size, CHUNK):
+            chunk = tree.read(entry, offset, CHUNK)
+            size += len(chunk)
+            if chunk.strip(b"\0"):  # a hole takes no room on the disk
+                file.write(chunk)
+            else:
+                file.seek(len(chunk), os.SEEK_CUR)
+        if size < entry.size:
+            return machinecode.Emitted({}, frozenset(), 0, "it cannot be read to its end")
+        file.truncate(size)
         file.flush()
-        if not file.tell():
-            return machinecode.Emitted({}, frozenset(), 0, "cannot be read")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return machinecode.examine(data, family)
 

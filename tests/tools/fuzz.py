@@ -24,8 +24,9 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests/unit"), str(PROJECT / "tests/tools")]
 
-SECONDS = 10
-"""One input may take so long: 5 s is what a quick look allows itself, the rest is the machine."""
+SECONDS, DEEP_SECONDS = 10, 60
+"""One input may take so long: 5 s is what a quick look allows itself, the rest is the machine; a
+deep look reads all that an image states, and it may state a file of 256 MB of code."""
 
 MEGABYTES = 64
 """Memory of the whole process, interpreter and libraries included."""
@@ -127,7 +128,7 @@ def child(images: list[Path], seeds: range, place: Path, deep: bool) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         path = Trial(images, seed).write(folder)
-        signal.alarm(SECONDS)
+        signal.alarm(DEEP_SECONDS if deep else SECONDS)
         try:
             inspect(path, deep)
         except BaseException:

@@ -15,6 +15,9 @@ from slurm_cmeta.evidence.machinecode import elf_code
 if TYPE_CHECKING:
     import mmap
 
+MAX_CODE = 256 * 1024 * 1024
+"""Bytes of machine code in one file that are examined, in about a minute: a browser has 200 MB."""
+
 MISSING = "the disassembler is missing: pip install slurm-cmeta[deep]"
 
 
@@ -62,6 +65,8 @@ def _survive(octets: memoryview, family: str) -> Emitted:
 
 
 def _examine(elf: elf_code.Elf, family: str) -> Emitted:
+    if sum(end - start for start, end in elf.executable()) > MAX_CODE:
+        return Emitted({}, frozenset(), 0, f"more than {MAX_CODE} bytes of machine code")
     # What a family needs is imported only then: x86_64 needs a package that may be missing.
     if family == "x86_64":
         from slurm_cmeta.evidence.machinecode import x86
