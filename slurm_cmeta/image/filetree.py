@@ -151,6 +151,13 @@ class FileTree:
         """Return `size` bytes at `offset`; both lie inside the size that the file states."""
         raise NotImplementedError
 
+    def _number(self, directory: Entry) -> object:
+        """Return what is the same for the same directory met again, None where none can be.
+
+        A damaged file system may hold a directory in itself.
+        """
+        return None
+
     def find(self, path: str, *, follow: bool = True) -> Entry | None:
         """Return what is at `path` (from the image's root), or None.
 
@@ -220,8 +227,15 @@ class FileTree:
         if start.kind == FILE:
             yield start
         stack = [(start, 0)] if start.kind == DIRECTORY else []
+        entered: set[object] = set()
         while stack and not self._stopped:
             directory, depth = stack.pop()
+            number = self._number(directory)
+            if number is not None:
+                if number in entered:
+                    self.warnings.add(f"{self.what} has a directory in more than one place")
+                    continue
+                entered.add(number)
             deeper: list[tuple[Entry, int]] = []
             for entry in self._children(directory):
                 if entry.kind == FILE:

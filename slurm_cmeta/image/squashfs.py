@@ -179,6 +179,9 @@ class SquashfsTree(FileTree):
         except TreeError as problem:
             raise NotReadableError(f"has no root directory: {problem}") from None
 
+    def _number(self, directory: Entry) -> object:
+        return int(directory.handle.inode_number)
+
     def _open(self, directory: Entry) -> None:
         self._window.begin()
         self._check(self._lib.sqfs_dir_reader_open_dir(self._directories, directory.handle, 0))

@@ -258,6 +258,34 @@ def test_a_broken_superblock_is_a_warning(
         assert found.find("/etc") is None
 
 
+def test_a_directory_in_itself_ends(tmp_path: Path) -> None:
+    """Every directory entry is made to point to the root's inode."""
+    need_tools()
+    top = tmp_path / "tree"
+    for name in "abcdefgh":
+        (top / name).mkdir(parents=True)
+        (top / name / "file").touch()
+    data = bytearray(
+        packed(
+            top, tmp_path / "x.squashfs", "-noI", "-noD", "-noF", "-noX", "-no-fragments"
+        ).read_bytes()
+    )
+    (reference,) = struct.unpack_from("<Q", data, 32)
+    (table,) = struct.unpack_from("<Q", data, 72)
+    # The root's listing is the last in the one metadata block: header, then an entry a name.
+    at = data.index(b"a", table + 2)
+    at = data.rindex(b"\x07\0\0\0", table, len(data)) + 12  # count - 1, start, inode number
+    for _ in "abcdefgh":
+        struct.pack_into("<H", data, at, reference & 0xFFFF)
+        at += 8 + struct.unpack_from("<H", data, at + 6)[0] + 1
+    path = tmp_path / "cyclic"
+    path.write_bytes(data)
+    files, warnings = sound(path)
+    assert list(files.walk()) == []
+    assert warnings == ["the squashfs has a directory in more than one place"]
+    assert files.find("/a/b/c/d/e/f/g/h/a") is not None
+
+
 @pytest.mark.parametrize("options", [("-comp", "gzip"), ("-comp", "zstd", "-noI", "-noF", "-noD")])
 def test_mutations(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Nothing is raised, nothing hangs, whatever bytes are changed. `make fuzz` does more."""
