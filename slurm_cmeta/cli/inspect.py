@@ -167,10 +167,7 @@ def _lines(report: ImageReport) -> list[str]:
     lines = [clean(report.path, _MAX_PATH)]
     if report.requirements:
         rows = [("needs", "value", "strength", "evidence", "source")]
-        rows += [
-            (r.key, f"{r.op} {r.value}", r.strength, r.evidence, r.source)
-            for r in report.requirements
-        ]
+        rows += [(r.key, _value(r), r.strength, r.evidence, r.source) for r in report.requirements]
         lines += _table(rows)
     else:
         lines.append("  needs nothing that was found in it")
@@ -188,6 +185,19 @@ def _lines(report: ImageReport) -> list[str]:
     if report.software:
         described.append(("software", f"{len(report.software)} packages, listed by --json"))
     return lines + _table(described)
+
+
+def _value(requirement: Requirement) -> str:
+    """Return `>= 12.2`, and after it what would do as well: `= sm_70 | sm_80`."""
+    shown = f"{requirement.op} {requirement.value}"
+    for conjunction in requirement.alternatives:
+        shown += " | " + " and ".join(
+            (value if op == requirement.op else f"{op} {value}")
+            if key == requirement.key
+            else f"{key} {op} {value}"
+            for key, op, value in conjunction
+        )
+    return shown
 
 
 def _amount(value: str) -> str:

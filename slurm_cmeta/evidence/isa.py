@@ -90,7 +90,14 @@ def read(subject: Subject) -> Report:
         facts.append(Fact("isa.dispatched", " ".join(behind), source, OBSERVED))
     if examined:
         size = sum(e.emitted.examined for e in examined.values())
-        facts.append(Fact("isa.examined", str(size), f"{len(examined)} ELF files", OBSERVED))
+        facts.append(
+            Fact(
+                "isa.examined",
+                str(size),
+                "one ELF file" if len(examined) == 1 else f"{len(examined)} ELF files",
+                OBSERVED,
+            )
+        )
     return Report(facts, complete and bool(own))
 
 

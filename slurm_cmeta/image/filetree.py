@@ -111,7 +111,7 @@ class Budget:
 def quick_budget() -> Budget:
     """Return the budget of a submission and of a plain `cmeta inspect`.
 
-    Real images need about 200 look-ups and 3 MB in 10 ms.
+    Real images need 50 to 300 look-ups and 1 to 5 MB, in about 10 ms.
     """
     return Budget(64 * 1024 * 1024, 20_000, 5.0)
 

@@ -277,6 +277,17 @@ def test_every_requirement_is_documented() -> None:
         assert row(page, key)
 
 
+def test_every_fact_is_documented() -> None:
+    page = read("docs/evidence.md")
+    sources = "".join(p.read_text() for p in (ROOT / "slurm_cmeta/evidence").glob("*.py"))
+    keys = set(re.findall(r'Fact\(\s*"([a-z][a-z.-]*)"', sources))
+    assert len(keys) > 30
+    for key in keys - set(requirement.KEYS):
+        assert f"`{key}`" in page, key
+    for key in requirement.KEYS:
+        assert re.search(rf"^\| .*`{re.escape(key)}`.* \|", page, re.MULTILINE), key
+
+
 def test_the_examples_of_verdicts_are_true() -> None:
     from slurm_cmeta.cluster import NodeClass
     from slurm_cmeta.match import judge

@@ -144,6 +144,26 @@ def test_warnings_go_to_stderr(cmeta: Any, tmp_path: Path) -> None:
     assert len(result.json()["warnings"]) == 1
 
 
+def test_alternatives_are_shown(cmeta: Any, tmp_path: Path) -> None:
+    path = tmp_path / "img.sif"
+    demand = "cuda>=12.2 brand=tesla,driver>=470,driver<471"
+    oci = json.dumps({"Env": [f"NVIDIA_REQUIRE_CUDA={demand}"]}).encode()
+    path.write_bytes(build(raw_json(oci, "oci-config.json"), partition()))
+    (line,) = (row for row in cmeta(path).out.splitlines() if row.startswith("  cuda "))
+    shown = ">= 12.2 | brand = tesla and driver >= 470 and driver < 471"
+    assert f"  {shown}  " in line
+    document = cmeta("--json", path).json()
+    check(document)
+    (cuda,) = (r for r in document["requires"] if r["key"] == "cuda")
+    assert cuda["alternatives"] == [
+        [
+            {"key": "brand", "op": "=", "value": "tesla"},
+            {"key": "driver", "op": ">=", "value": "470"},
+            {"key": "driver", "op": "<", "value": "471"},
+        ]
+    ]
+
+
 def test_failure(cmeta: Any, tmp_path: Path) -> None:
     missing = tmp_path / "no.sif"
     for words in ([missing], ["--json", missing]):
