@@ -78,7 +78,7 @@ def values(
                 if depth <= 0:
                     return
                 if start is not None and depth == len(names) + 1:
-                    value = _parsed(buffer[start:position])
+                    value = parsed(buffer[start:position])
                     found += 1
                     if value is not None:
                         yield tuple(names), value
@@ -114,11 +114,15 @@ def _ends_key(buffer: bytes, position: int) -> bool:
 def _key(text: bytes) -> str:
     if b"\\" not in text:
         return text[1 : MAX_KEY + 1].removesuffix(b'"').decode("utf-8", "replace")
-    value = _parsed(text) if len(text) < MAX_KEY else None
+    value = parsed(text) if len(text) < MAX_KEY else None
     return value if isinstance(value, str) else ""
 
 
-def _parsed(data: bytes) -> Any:
+def parsed(data: bytes) -> Any:
+    """Return the JSON value `data`, None if it is none.
+
+    Numbers stay text, and are cut: a megabyte of digits would take minutes to convert.
+    """
     try:
         return json.loads(data.decode("utf-8", "replace"), parse_int=_text, parse_float=_text)
     except (ValueError, RecursionError):

@@ -7,7 +7,6 @@ installed in, and in each package's own .spack/spec.json.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import vocabulary
@@ -156,13 +155,15 @@ def _in_specs(tree: FileTree, prefixes: list[str]) -> Iterator[tuple[str, str]]:
         if tree.find(root) is not None:
             names = tree.list(root)[:MAX_LISTED]
             candidates += [f"{root}/{name}" for name, kind in names if kind == "directory"]
+    from slurm_cmeta.evidence import jsonscan
+
     read = 0
     for prefix in candidates:
         path = f"{prefix}/.spack/spec.json"
         entry = tree.find(path)
         if entry is None or entry.size > MAX_SPEC:
             continue
-        spec = _parsed(tree.read(entry))
+        spec = jsonscan.parsed(tree.read(entry))
         nodes = spec.get("spec") if isinstance(spec, dict) else None
         if isinstance(nodes, dict):  # before Spack 0.17 a list of {NAME: NODE}
             nodes = nodes.get("nodes")
@@ -181,31 +182,19 @@ def _in_lock(tree: FileTree) -> Iterator[str]:
         if entry is not None:
             tree.warnings.add(f"{LOCK} has {entry.size} bytes, too much to look for Spack targets")
         return
-    if entry.size > MAX_LOCK:
-        from slurm_cmeta.evidence import jsonscan
+    from slurm_cmeta.evidence import jsonscan  # few images have a lock file, and this costs
 
+    if entry.size > MAX_LOCK:
         for _, node in jsonscan.values(
             lambda offset, size: tree.read(entry, offset, size), entry.size, {("concrete_specs",)}
         ):
             yield from _of_node(node)
         return
-    lock = _parsed(tree.read(entry))
+    lock = jsonscan.parsed(tree.read(entry))
     specs = lock.get("concrete_specs") if isinstance(lock, dict) else None
     if isinstance(specs, dict):
         for node in specs.values():
             yield from _of_node(node)
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return json.loads(data.decode("utf-8", "replace"), parse_int=_text, parse_float=_text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _text(number: str) -> str:
-    """Leave numbers unconverted: no target is one, and a megabyte of digits stays harmless."""
-    return number[:20]
 
 
 def _of_node(node: Any) -> Iterator[str]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
+
+from memory_tree import MemoryTree
 
 from slurm_cmeta.evidence.elf import Elf
 from slurm_cmeta.evidence.subject import PROGRAM, Binary, Subject
 from slurm_cmeta.facts import Fact
 from slurm_cmeta.image.content import StoredObject, Warnings
-from slurm_cmeta.image.filetree import Budget, Entry, FileTree, deep_budget, joined, quick_budget
+from slurm_cmeta.image.directory import DirectoryTree, Folder
+from slurm_cmeta.image.filetree import Entry, deep_budget, quick_budget
 
 LIBRARIES = (
     "/usr/lib",
@@ -32,89 +34,6 @@ class Link(str):
 
 
 Files = Mapping[str, bytes | str]
-
-
-class MemoryTree(FileTree):
-    """Files given as path -> content; directories are those that the paths imply."""
-
-    def __init__(self, files: Files, warnings: Warnings, budget: Budget) -> None:
-        super().__init__(warnings, budget, "the test's tree")
-        self.files = files
-        self.directories: dict[str, set[str]] = {"/": set()}
-        for path in files:
-            while path != "/":
-                parent, _, name = path.rpartition("/")
-                self.directories.setdefault(parent or "/", set()).add(name)
-                path = parent or "/"
-
-    def _root(self) -> Entry:
-        return Entry("/", "directory", 0, 0o755, None)
-
-    def _entry(self, path: str) -> Entry | None:
-        if path in self.files:
-            content = self.files[path]
-            kind = "symlink" if isinstance(content, Link) else "file"
-            return Entry(path, kind, len(self._content(path)), 0o644, None)
-        if path in self.directories:
-            return Entry(path, "directory", 0, 0o755, None)
-        return None
-
-    def _content(self, path: str) -> bytes:
-        content = self.files[path]
-        return content.encode() if isinstance(content, str) else content
-
-    def _child(self, directory: Entry, name: str) -> Entry | None:
-        return self._entry(joined(directory, name))
-
-    def _names(self, directory: Entry) -> Iterator[tuple[str, str]]:
-        for name in sorted(self.directories[directory.path]):
-            entry = self._entry(joined(directory, name))
-            if entry is not None:
-                yield name, entry.kind
-
-    def _target(self, link: Entry) -> str:
-        return self._content(link.path).decode()
-
-    def _read(self, file: Entry, offset: int, size: int) -> bytes:
-        return self._content(file.path)[offset : offset + size]
-
-
-class HostTree(FileTree):
-    """A directory of this machine as an image."""
-
-    def __init__(self, root: str, warnings: Warnings, budget: Budget) -> None:
-        super().__init__(warnings, budget, root)
-        self.root = root.rstrip("/")
-
-    def _stat(self, path: str) -> Entry | None:
-        try:
-            info = os.lstat(self.root + path)
-        except OSError:
-            return None
-        kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}.get(
-            stat.S_IFMT(info.st_mode), "other"
-        )
-        return Entry(path, kind, info.st_size, stat.S_IMODE(info.st_mode), None)
-
-    def _root(self) -> Entry:
-        return Entry("/", "directory", 0, 0o755, None)
-
-    def _child(self, directory: Entry, name: str) -> Entry | None:
-        return self._stat(joined(directory, name))
-
-    def _names(self, directory: Entry) -> Iterator[tuple[str, str]]:
-        for name in sorted(os.listdir(self.root + directory.path)):
-            entry = self._stat(joined(directory, name))
-            if entry is not None:
-                yield name, entry.kind
-
-    def _target(self, link: Entry) -> str:
-        return os.readlink(self.root + link.path)
-
-    def _read(self, file: Entry, offset: int, size: int) -> bytes:
-        with open(self.root + file.path, "rb") as opened:
-            opened.seek(offset)
-            return opened.read(size)
 
 
 class StandIn(Subject):
@@ -141,9 +60,11 @@ class StandIn(Subject):
         budget = deep_budget() if deep else quick_budget()
         self.tree = None
         if isinstance(files, str):
-            self.tree = HostTree(files, self.warnings, budget)
+            self.tree = DirectoryTree(Folder(files), files, self.warnings, budget)
         elif files is not None:
-            self.tree = MemoryTree(files, self.warnings, budget)
+            links = {p: f"->{c}" if isinstance(c, Link) else c for p, c in files.items()}
+            self.tree = MemoryTree(links, budget)
+            self.warnings = self.tree.warnings
         self._needs = {path: tuple(needed) for path, needed in (needs or {}).items()}
         self._search = search
         self.image = cast(Any, _image(self, list(sboms), digest))

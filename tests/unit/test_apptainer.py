@@ -58,7 +58,10 @@ def test_the_labels_are_those_that_apptainer_shows(image: Path) -> None:
 def test_what_it_needs_and_where_it_comes_from(image: Path) -> None:
     known = report(image)
     needs = {(r.key, r.value, r.strength) for r in known.requirements}
-    assert needs == {("arch", "x86_64", "hard"), ("cpu", "x86_64_v3", "hard")}
+    assert {n for n in needs if n[0] != "kernel"} == {
+        ("arch", "x86_64", "hard"),
+        ("cpu", "x86_64_v3", "hard"),
+    }
     assert known.warnings == []
     assert facts(image).items() >= {"filesystem": "squashfs", "bootstrap": "localimage"}.items()
 
@@ -75,7 +78,8 @@ def test_a_cross_build_is_known_by_its_file_and_not_by_its_label(tmp_path: Path)
     apptainer("build", path, tree)  # without --arch: the label names the building host
     known = report(path)
     assert known.labels["org.label-schema.build-arch"] == "amd64"
-    assert [(r.key, r.value) for r in known.requirements] == [("arch", "aarch64")]
+    assert known.requirements[0][:3] == ("arch", "=", "aarch64")
+    assert known.requirements[0].evidence == "observed"
     assert any("build-arch" in warning for warning in known.warnings)
 
 
@@ -101,7 +105,8 @@ def test_other_squashfs_compressors_make_no_difference(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "bin").mkdir(parents=True)
     shutil.copy("/bin/true", tree / "bin/sh")
-    for compressor in ("zstd", "xz"):
+    for compressor in ("gzip", "zstd", "xz", "lz4", "lzo"):
         path = tmp_path / f"{compressor}.sif"
         apptainer("build", f"--mksquashfs-args=-comp {compressor}", path, tree)
-        assert [r.value for r in report(path).requirements] == [os.uname().machine]
+        assert report(path).requirements[0][:3] == ("arch", "=", os.uname().machine)
+        assert report(path).requirements[0].source == "ELF header of /bin/sh"
