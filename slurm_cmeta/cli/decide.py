@@ -37,6 +37,10 @@ example:
 
 _OPTIONS = ("image", "constraint", "prefer", "slurm-conf", "config", "explain")
 
+SECONDS = 1.0
+"""For reading the image: what is known by then is decided on, before the plugin's own deadline (2 s
+by default) ends all of it."""
+
 MAX_MESSAGES = 300
 """Message lines printed; a cluster of 200 classes is explained whole."""
 
@@ -104,9 +108,10 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import REJECT, Wishes, decide, explain
+    from slurm_cmeta.image.filetree import quick_budget
     from slurm_cmeta.submission import read_image
 
-    report = read_image(options["image"], settings)
+    report = read_image(options["image"], settings, quick_budget(SECONDS))
     cluster = source.from_slurm_conf(options.get("slurm-conf"))
     wishes = Wishes(options.get("constraint", ""), options.get("prefer", ""))
     decision = decide(

@@ -108,12 +108,12 @@ class Budget:
             self.progress(now - self.started, self.operations)
 
 
-def quick_budget() -> Budget:
+def quick_budget(seconds: float = 5.0) -> Budget:
     """Return the budget of a submission and of a plain `cmeta inspect`.
 
     Real images need 50 to 300 look-ups and 1 to 5 MB, in about 10 ms.
     """
-    return Budget(64 * 1024 * 1024, 20_000, 5.0)
+    return Budget(64 * 1024 * 1024, 20_000, seconds)
 
 
 def deep_budget() -> Budget:
