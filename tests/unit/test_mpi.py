@@ -253,14 +253,20 @@ def test_hostile_names_and_labels_give_clean_facts() -> None:
     reason=f"no unpacked Debian packages in {PACKAGES} (libopenmpi3, libmpich12)",
 )
 def test_debians_packages() -> None:
-    """What Debian 12 calls its files; other files of /opt/packages do not matter."""
+    """What Debian calls its files; other files of /opt/packages do not matter."""
     subject = StandIn(PACKAGES)
     facts = mpi.read(subject)
     assert "openmpi" in values(facts, "mpi")
-    assert "4.1.4" in values(facts, "mpi.version")
+    library = os.path.basename(
+        os.path.realpath(f"{PACKAGES}/usr/lib/x86_64-linux-gnu/libmpi.so.40")
+    )
+    # Debian 12 has Open MPI 4.1.4 and MPICH 4.0.2; Debian 13 has 5.0.7, whose file is that of
+    # later ones, too, and an MPICH that no longer says its version in the file's name.
+    debian_12 = library == "libmpi.so.40.30.4"
+    assert ("4.1.4" if debian_12 else "5.0") in values(facts, "mpi.version")
     if os.path.exists(f"{PACKAGES}/usr/lib/x86_64-linux-gnu/libmpich.so.12"):
         assert sorted(values(facts, "mpi")) == ["mpich", "openmpi"]
-        assert values(facts, "mpi.version") == ["4.1.4", "4.0.2"]
+        assert ("4.0.2" in values(facts, "mpi.version")) == debian_12
     for path, key, value in (
         ("libpmix.so.2", "pmi", "pmix"),
         ("libucp.so.0", "fabric", "ucx"),
