@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slurm_cmeta.image.metadata import encodable
+from slurm_cmeta.text import encodable
 
 
 def member(document: Any, *path: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_cmeta.image import metadata
+from slurm_cmeta.image import metadata, shell
 from slurm_cmeta.image.content import Run
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ _MARK = "/etc/rc.local"
 
 def is_in(tree: FileTree) -> bool:
     """Tell whether enroot made the image."""
-    return _MARK in tree.text(_SCRIPT, metadata.MAX_SCRIPT)
+    return _MARK in tree.text(_SCRIPT, shell.MAX_SCRIPT)
 
 
 def labels(tree: FileTree, warnings: Warnings) -> dict[str, str]:
     """Return the labels at the beginning of /etc/rc; a value ends with its line."""
     found: dict[str, str] = {}
-    for line in tree.text(_SCRIPT, metadata.MAX_SCRIPT).splitlines():
+    for line in tree.text(_SCRIPT, shell.MAX_SCRIPT).splitlines():
         if not line.startswith("# "):
             break
         key, _, value = line[2:].partition(" ")
@@ -39,10 +39,10 @@ def labels(tree: FileTree, warnings: Warnings) -> dict[str, str]:
 
 def environment(tree: FileTree) -> dict[str, str]:
     """Return the variables of /etc/environment."""
-    lines = tree.text("/etc/environment", metadata.MAX_SCRIPT).splitlines()
+    lines = tree.text("/etc/environment", shell.MAX_SCRIPT).splitlines()
     return metadata.variables([line for line in lines if not line.startswith("#")])
 
 
 def run(tree: FileTree) -> Run:
     """Return /etc/rc."""
-    return Run(tree.text(_SCRIPT, metadata.MAX_SCRIPT))
+    return Run(tree.text(_SCRIPT, shell.MAX_SCRIPT))

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slurm_cmeta.text import clean
+from slurm_cmeta.image import shell
+from slurm_cmeta.image.document import member
+from slurm_cmeta.text import clean, encodable
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings
@@ -25,12 +27,12 @@ limit, which the parser keeps."""
 MAX_VARIABLES = 1000
 """Variables of an environment that are kept: real images have up to about 80."""
 
-MAX_SCRIPT = 64 * 1024
-"""Characters of a script that are looked at; real ones have a few hundred."""
-
 MAX_WORDS = 64
 """Words of an entry point that are kept."""
 
+_SPECIAL = frozenset(" \t;&|<>()'\"#*?$`\\{}[]!~")
+"""Characters that mean something to a shell in a word without quotes."""
+_ESCAPED = frozenset('"$`\\')
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
@@ -76,11 +78,11 @@ def load(data: bytes) -> dict[str, Any]:
 
 def labels(document: Any, name: str, warnings: Warnings) -> dict[str, str]:
     """Return the labels in a metadata object called `name`; what is no text is left out."""
-    found = _find(document, "data", "attributes", "labels")
+    found = member(document, "data", "attributes", "labels")
     if found is None:
-        found = _find(document, "Labels")
+        found = member(document, "Labels")
     if found is None:
-        found = _find(document, "config", "Labels")
+        found = member(document, "config", "Labels")
     if found is None:
         return {}
     return text_labels(found, name, warnings)
@@ -105,9 +107,9 @@ def text_labels(found: Any, name: str, warnings: Warnings) -> dict[str, str]:
 
 def oci_environment(document: Any) -> dict[str, str]:
     """Return the variables that an OCI configuration sets."""
-    found = _find(document, "Env")
+    found = member(document, "Env")
     if found is None:
-        found = _find(document, "config", "Env")
+        found = member(document, "config", "Env")
     return variables(found)
 
 
@@ -124,7 +126,7 @@ def variables(found: Any) -> dict[str, str]:
 
 def script_environment(document: Any) -> dict[str, str]:
     """Return the variables that the environment scripts of inspect-metadata.json set plainly."""
-    scripts = _find(document, "data", "attributes", "environment")
+    scripts = member(document, "data", "attributes", "environment")
     kept: dict[str, str] = {}
     for name in sorted(scripts)[:MAX_WORDS] if isinstance(scripts, dict) else ():
         if isinstance(scripts[name], str):
@@ -133,15 +135,16 @@ def script_environment(document: Any) -> dict[str, str]:
 
 
 def exported(script: str) -> dict[str, str]:
-    """Return what the lines `export KEY=VALUE` of a shell script set.
+    """Return what the lines `export KEY=VALUE` of a shell script surely set.
 
     No shell is run: a value with an expansion in it is left out, but for the form
     `${KEY:-"VALUE"}` with which Apptainer writes the environment of an OCI image
     (internal/pkg/build/sources/conveyorPacker_oci.go).
     """
     kept: dict[str, str] = {}
-    for line in script[:MAX_SCRIPT].splitlines():
-        words = line.strip()
+    for words, surely in shell.lines(script):
+        if not surely:
+            continue
         if words.startswith("export "):
             words = words[7:].lstrip()
         key, equals, value = words.partition("=")
@@ -154,37 +157,47 @@ def exported(script: str) -> dict[str, str]:
 
 
 def _unquoted(value: str, key: str) -> str | None:
+    """Return what a shell makes of one word, None where that takes an expansion."""
     for start, end in ((f'"${{{key}:-"', '"}"'), (f'"${{{key}:-', '}"'), (f"${{{key}:-", "}")):
         if value.startswith(start) and value.endswith(end):
-            value = value[len(start) : -len(end)]
-            break
-    else:
-        if len(value) > 1 and value[0] == value[-1] == "'":
-            return value[1:-1] if "'" not in value[1:-1] else None
-        if len(value) > 1 and value[0] == value[-1] == '"':
-            value = value[1:-1]
-        elif any(c in value for c in " \t;&|<>()'\"#*?"):
+            return _in_double_quotes(value[len(start) : -len(end)])
+    if len(value) > 1 and value[0] == value[-1] == "'":
+        return value[1:-1] if "'" not in value[1:-1] else None
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return _in_double_quotes(value[1:-1])
+    return None if _SPECIAL.intersection(value) else value
+
+
+def _in_double_quotes(text: str) -> str | None:
+    """Return `text` with its escapes resolved (POSIX, Double-Quotes), None for an expansion."""
+    if not _ESCAPED.intersection(text):
+        return text
+    kept = []
+    characters = iter(text)
+    for character in characters:
+        if character == "\\":
+            following = next(characters, "")
+            kept.append(following if following in _ESCAPED else character + following)
+        elif character in _ESCAPED:
             return None
-    for escape in ('\\"', "\\$", "\\`", "\\\\"):
-        value = value.replace(escape, escape[1] if escape != "\\$" else "\0")
-    if "$" in value or "`" in value:
-        return None
-    return value.replace("\0", "$")
+        else:
+            kept.append(character)
+    return "".join(kept)
 
 
 def runscript(document: Any) -> str:
     """Return the runscript in inspect-metadata.json, empty if there is none."""
-    found = _find(document, "data", "attributes", "runscript")
-    return found[:MAX_SCRIPT] if isinstance(found, str) else ""
+    found = member(document, "data", "attributes", "runscript")
+    return encodable(found[: shell.MAX_SCRIPT]) if isinstance(found, str) else ""
 
 
 def entry_point(document: Any) -> tuple[str, ...]:
     """Return Entrypoint and Cmd of an OCI configuration as one command."""
     words: list[str] = []
     for key in ("Entrypoint", "Cmd"):
-        found = _find(document, key)
+        found = member(document, key)
         if found is None:
-            found = _find(document, "config", key)
+            found = member(document, "config", key)
         if isinstance(found, list):
             words += [encodable(word) for word in found[:MAX_WORDS] if isinstance(word, str)]
     return tuple(words[:MAX_WORDS])
@@ -192,18 +205,3 @@ def entry_point(document: Any) -> tuple[str, ...]:
 
 def _not_text(_: str) -> int:
     return 0
-
-
-def _find(document: Any, *path: str) -> Any:
-    for step in path:
-        if not isinstance(document, dict):
-            return None
-        document = document.get(step)
-    return document
-
-
-def encodable(value: str) -> str:
-    """Replace lone surrogates, which JSON can write (`\\ud800`) and no output can encode."""
-    if value.isascii():
-        return value
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_cmeta.image import metadata
+from slurm_cmeta.image import metadata, shell
 from slurm_cmeta.image.content import Run
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def environment(tree: FileTree) -> dict[str, str]:
     """Return the variables that the image's scripts set plainly."""
     found: dict[str, str] = {}
     for name in _ENVIRONMENT:
-        script = tree.text(f"{DIRECTORY}/env/{name}", metadata.MAX_SCRIPT)
+        script = tree.text(f"{DIRECTORY}/env/{name}", shell.MAX_SCRIPT)
         found.update(metadata.exported(script))
     return found
 
 
 def run(tree: FileTree) -> Run:
     """Return the runscript."""
-    return Run(tree.text(f"{DIRECTORY}/runscript", metadata.MAX_SCRIPT))
+    return Run(tree.text(f"{DIRECTORY}/runscript", shell.MAX_SCRIPT))

@@ -1,0 +1,38 @@
+"""Shell scripts of an image, as far as they can be understood without running them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_SCRIPT = 64 * 1024
+"""Characters of a script that are looked at; real ones have a few hundred."""
+
+MAX_LINES = 1000
+
+_OPENING = frozenset(("if", "case", "for", "while", "until", "select", "{", "("))
+_CLOSING = frozenset(("fi", "esac", "done", "}", ")"))
+_LEAVING = frozenset(("exec", "exit", "return"))
+
+
+def lines(script: str) -> Iterator[tuple[str, bool]]:
+    """Yield each line of a POSIX shell script that is no comment, and whether it surely runs.
+
+    A line inside a condition, a loop or a function may not run; nor may one behind a condition that
+    can end the script, nor one with `&&` or `||` in it. In doubt a line does not surely run.
+    """
+    depth = 0
+    surely = True
+    for line in script[:MAX_SCRIPT].splitlines()[:MAX_LINES]:
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        words = text.replace(";", " ; ").split()
+        opened = sum(word in _OPENING or word.endswith("()") for word in words)
+        conditional = bool(depth or opened or "&&" in words or "||" in words)
+        yield text, surely and not conditional
+        if conditional and _LEAVING.intersection(words):
+            surely = False
+        depth = max(0, depth + opened - sum(word in _CLOSING for word in words))
