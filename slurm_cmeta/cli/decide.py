@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from slurm_cmeta import __version__
-from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, CmetaError, UsageError
+from slurm_cmeta.errors import EXIT_IMAGE, EXIT_NO_NODE, EXIT_OK, CmetaError, UsageError
 from slurm_cmeta.text import clean
 
 TYPE_CHECKING = False
@@ -98,11 +98,18 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
         on_error = settings.on_error
         return _decide(options, settings)
     except CmetaError as error:
-        level, ending = "warning", "; the job is submitted as it is"
-        if on_error == "reject":
-            level, ending = "error", ""
-        message = f"{level}: {clean(str(error), MAX_MESSAGE)}{ending}"
-        return _lines("unknown", on_error, messages=[message]), error.exit_code
+        return _fault(str(error), on_error), error.exit_code
+    except Exception as error:
+        # A mistake of ours must not cost the job: the plugin reads no traceback, but this.
+        return _fault(f"internal error: {type(error).__name__}: {error}", on_error), EXIT_IMAGE
+
+
+def _fault(reason: str, on_error: str) -> list[str]:
+    level, ending = "warning", "; the job is submitted as it is"
+    if on_error == "reject":
+        level, ending = "error", ""
+    message = f"{level}: {clean(reason, MAX_MESSAGE)}{ending}"
+    return _lines("unknown", on_error, messages=[message])
 
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:

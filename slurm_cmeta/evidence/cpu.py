@@ -56,9 +56,9 @@ def _noted(subject: Subject) -> list[Fact]:
     found: dict[str, Fact] = {}
     for binary in programs:
         level = _level(binary.elf.isa_needed)
-        if level and level not in found:
+        hint = binary.role == APPLICATION and len(demanding) < len(applications)
+        if level and (level not in found or found[level].hint > hint):
             source = f"ISA note of {clean(binary.entry.path, 100)}"
-            hint = binary.role == APPLICATION and len(demanding) < len(applications)
             found[level] = Fact("cpu", level, source, OBSERVED, hint)
     return list(found.values())
 

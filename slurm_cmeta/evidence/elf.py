@@ -7,6 +7,7 @@ of the code: two or three reads a file, of which the first usually has all that 
 
 from __future__ import annotations
 
+from functools import cached_property
 from struct import Struct, error
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,9 @@ MAX_STRINGS = 8 * 1024 * 1024
 
 MAX_ENTRIES = 4096
 """Entries of one kind (libraries needed, versions) that are kept."""
+
+MAX_DIRECTORIES = 64
+"""Directories of a search path; those of Spack's programs have up to about 40."""
 
 MAX_STRING = 4096
 """Bytes of one string."""
@@ -122,33 +126,44 @@ class Elf:
         """Whether it is linked with shared libraries, or is one."""
         return any(s.type == _DYNAMIC for s in self._segments)
 
-    @property
+    @cached_property
     def needed(self) -> tuple[str, ...]:
         """Sonames of the libraries that it is linked with (DT_NEEDED)."""
         return self._named(_NEEDED)
 
-    @property
+    @cached_property
     def soname(self) -> str:
         """Its own name as a library (DT_SONAME)."""
         return next(iter(self._named(_SONAME)), "")
 
-    @property
-    def search(self) -> tuple[str, ...]:
-        """Directories of DT_RPATH and DT_RUNPATH, with $ORIGIN unresolved."""
-        paths = (*self._named(_RPATH), *self._named(_RUNPATH))
-        return tuple(d for path in paths for d in path.split(":") if d)[:MAX_ENTRIES]
+    @cached_property
+    def rpath(self) -> tuple[str, ...]:
+        """Directories of DT_RPATH, with $ORIGIN unresolved; none where there is a DT_RUNPATH."""
+        return () if self.runpath else self._directories(_RPATH)
 
-    @property
+    @cached_property
+    def runpath(self) -> tuple[str, ...]:
+        """Directories of DT_RUNPATH, with $ORIGIN unresolved."""
+        return self._directories(_RUNPATH)
+
+    def _directories(self, tag: int) -> tuple[str, ...]:
+        path = next(iter(self._named(tag)), "")
+        return tuple(filter(None, path.split(":", MAX_DIRECTORIES)[:MAX_DIRECTORIES]))
+
+    @cached_property
     def versions_needed(self) -> Mapping[str, tuple[str, ...]]:
         """Library -> symbol versions asked of it (`libc.so.6` -> `GLIBC_2.34`, ...)."""
         found: dict[str, tuple[str, ...]] = {}
         table = self._version_table(_VERNEED)
+        form = Struct(self._order("IHHII"))
+        left = MAX_ENTRIES
         for position, entry in self._chain(table, Struct(self._order("HHIII")), _VERNEEDNUM):
             _, count, file, first, _ = entry
             names = []
             at = position + first
-            for _ in range(min(count, MAX_ENTRIES)):
-                aux = _unpack(Struct(self._order("IHHII")), table, at)
+            for _ in range(count):
+                aux = _unpack(form, table, at) if left > 0 else None
+                left -= 1
                 if aux is None:
                     break
                 names.append(self._string(aux[3]))
@@ -158,14 +173,15 @@ class Elf:
             found[self._string(file)] = tuple(filter(None, names))
         return found
 
-    @property
+    @cached_property
     def versions_defined(self) -> tuple[str, ...]:
         """Symbol versions that it defines as a library (`GLIBC_2.36`), its own name left out."""
         found = []
         table = self._version_table(_VERDEF)
+        form = Struct(self._order("II"))
         for position, entry in self._chain(table, Struct(self._order("HHHHIII")), _VERDEFNUM):
             _, flags, _, _, _, first, _ = entry
-            aux = _unpack(Struct(self._order("II")), table, position + first)
+            aux = _unpack(form, table, position + first)
             if aux is not None and not flags & 1:
                 found.append(self._string(aux[0]))
         return tuple(filter(None, found))
@@ -277,8 +293,17 @@ class Elf:
         return next(iter(self._tags().get(tag, ())), -1)
 
     def _named(self, tag: int) -> tuple[str, ...]:
-        found = (self._string(value) for value in self._tags().get(tag, ()))
-        return tuple(filter(None, found))
+        """Return the strings of a tag; no more bytes of them than of a whole table of strings."""
+        found = []
+        left = MAX_TABLE
+        for value in self._tags().get(tag, ()):
+            text = self._string(value)
+            left -= len(text)
+            if left < 0:
+                break
+            if text:
+                found.append(text)
+        return tuple(found)
 
     def _string(self, at: int) -> str:
         if self._strings is None:

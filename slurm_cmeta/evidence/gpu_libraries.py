@@ -15,7 +15,6 @@ from slurm_cmeta.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from slurm_cmeta.evidence.elf import Elf
     from slurm_cmeta.evidence.subject import Binary, Subject
     from slurm_cmeta.image.filetree import Entry, FileTree
 
@@ -45,14 +44,14 @@ class Needed(NamedTuple):
     soname: str
     path: str
     """Of the file that asks."""
-    program: Elf | None
+    program: Binary | None
     """That file, if it is the image's own program."""
 
 
 def needed(binary: Binary) -> list[Needed]:
     """Return what one ELF file asks for."""
     table = vocabulary.load("gpu")["libraries"]
-    program = binary.elf if binary.role == PROGRAM else None
+    program = binary if binary.role == PROGRAM else None
     return [
         Needed(soname, binary.entry.path, program)
         for soname in binary.elf.needed[:MAX_NEEDED]

@@ -7,6 +7,7 @@ tag. Only a deep look comes here, it reads all machine code.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,9 +20,13 @@ from slurm_cmeta.text import clean
 if TYPE_CHECKING:
     from slurm_cmeta.evidence.machinecode import Emitted
     from slurm_cmeta.evidence.subject import Binary, Subject
+    from slurm_cmeta.image.filetree import Entry, FileTree
 
 MAX_FILES = 20_000
 """ELF files that are examined; the largest known images have about 8,000."""
+
+MAX_LIBRARIES = 1000
+"""Libraries of one file that are followed; real ones ask for up to 300."""
 
 MAX_FILE = 1024 * 1024 * 1024
 """Bytes of one file that is examined: it is held in memory or in a temporary file meanwhile."""
@@ -29,19 +34,35 @@ MAX_FILE = 1024 * 1024 * 1024
 IN_MEMORY = 16 * 1024 * 1024
 """Bytes of a file that are held in memory; a larger one is mapped from a temporary file."""
 
+SPOOL = "/var/tmp"  # noqa: S108 - the file has no name
+"""Where the copy of a large file goes unless TMPDIR says otherwise: /tmp may be memory."""
+
 CHUNK = 1024 * 1024
 """Bytes of it that are copied at once."""
 
-VARIANTS = (
-    *("sse4", "avx", "fma4", "x86-64-v", "x86_64_v", "hwcaps", "haswell", "broadwell", "skylake"),
-    *("icelake", "cascadelake", "sapphirerapids", "znver", "zen2", "zen3", "zen4", "zen5"),
-    *("neoverse", "a64fx", "sve", "armv8.", "armv9", "power9", "power10"),
+VARIANTS = frozenset(
+    (
+        *("fma", "fma3", "fma4", "xop", "bmi2", "amx", "vnni", "knl", "skx"),
+        *("haswell", "broadwell", "skylake", "skylakex", "icelake", "cascadelake"),
+        *("sapphirerapids", "neoverse", "a64fx", "sve", "sve2"),
+        *("zen2", "zen3", "zen4", "zen5", "znver1", "znver2", "znver3", "znver4", "znver5"),
+        *("sse2", "sse3", "ssse3", "sse41", "sse42", "power8", "power9", "power10"),
+    )
 )
-"""Parts of a path that mark one of several builds, of which a wrapper takes the fitting one."""
+"""Words of a name that mark one of several builds, of which a wrapper or the loader takes the
+fitting one."""
+
+VARIANT_STARTS = ("avx", "sse4", "armv8", "armv9")
 
 
 class _Examined(NamedTuple):
-    binary: Binary
+    """One ELF file, without what was read of it: an image may have thousands."""
+
+    path: str
+    role: str
+    is_program: bool
+    libraries: tuple[str, ...]
+    """Paths of those that it is linked with."""
     emitted: Emitted
 
 
@@ -58,27 +79,27 @@ def read(subject: Subject) -> Report:
     if subject.tree is None or subject.family is None:
         return Report([], False)
     examined, complete = _examine_all(subject)
-    programs = [e for e in examined.values() if _is_program(e.binary)]
-    own = [e for e in programs if e.binary.role != SHELL]
+    programs = [e for e in examined.values() if e.is_program]
+    own = [e for e in programs if e.role != SHELL]
     weights: dict[str, int] = {}
     first: dict[str, str] = {}
     total = 0
     certain: set[str] = set()
     reached: set[str] = set()
     for program in programs:
-        parts = _with_libraries(subject, program, examined)
-        reached.update(part.binary.entry.path for part in parts)
+        parts = _with_libraries(program, examined)
+        reached.update(part.path for part in parts)
         weight = sum(part.emitted.examined for part in parts)
-        total += weight if program.binary.role != SHELL else 0
+        total += weight if program.role != SHELL else 0
         for flag in dict.fromkeys(flag for part in parts for flag in part.emitted.needs):
             weights[flag] = weights.get(flag, 0) + weight
             first.setdefault(flag, _where(flag, parts))
-            if program.binary.role in (PROGRAM, SHELL):
+            if program.role in (PROGRAM, SHELL):
                 certain.add(flag)
     certain.update(flag for flag, weight in weights.items() if weight * 2 >= total)
     wished = set(weights) - certain
     for part in examined.values():
-        if part.binary.entry.path not in reached:
+        if part.path not in reached:
             for flag in part.emitted.needs:
                 first.setdefault(flag, _where(flag, [part]))
                 wished.add(flag)
@@ -90,14 +111,8 @@ def read(subject: Subject) -> Report:
         facts.append(Fact("isa.dispatched", " ".join(behind), source, OBSERVED))
     if examined:
         size = sum(e.emitted.examined for e in examined.values())
-        facts.append(
-            Fact(
-                "isa.examined",
-                str(size),
-                "one ELF file" if len(examined) == 1 else f"{len(examined)} ELF files",
-                OBSERVED,
-            )
-        )
+        count = "one ELF file" if len(examined) == 1 else f"{len(examined)} ELF files"
+        facts.append(Fact("isa.examined", str(size), count, OBSERVED))
     return Report(facts, complete and bool(own))
 
 
@@ -125,40 +140,64 @@ def _fact(key: str, value: str, flags: list[str], first: dict[str, str], hint: b
 def _where(flag: str, parts: list[_Examined]) -> str:
     for part in parts:
         if flag in part.emitted.needs:
-            return clean(part.binary.entry.path, 100)
+            return clean(part.path, 100)
     return ""
 
 
-def _is_program(binary: Binary) -> bool:
-    return binary.role in (PROGRAM, SHELL) or bool(
-        binary.elf.interpreter or not binary.elf.is_dynamic
-    )
-
-
 def _is_variant(path: str) -> bool:
-    lowered = path.lower()
-    return any(mark in lowered for mark in VARIANTS)
+    """Tell whether a file is one of several builds, by its name or those of two directories above.
+
+    The directory that a package manager names after its target (`linux-debian12-zen4`) is none.
+    """
+    components = path.lower().split("/")[-3:]
+    if "glibc-hwcaps" in components:
+        return True
+    for component in components:
+        if component.startswith(("linux-", "cray-")):
+            continue
+        plain = component.replace("x86-64-v", "avx").replace("x86_64_v", "avx")
+        words = "".join(c if c.isalnum() else " " for c in plain).split()
+        if any(word in VARIANTS or word.startswith(VARIANT_STARTS) for word in words):
+            return True
+    return False
 
 
 def _examine_all(subject: Subject) -> tuple[dict[str, _Examined], bool]:
+    """Examine all programs; tell also whether that is all there is."""
     assert subject.tree is not None
     found: dict[str, _Examined] = {}
     complete = True
     binaries = [b for b in subject.programs() if b.role in (PROGRAM, SHELL)]
-    for binaries_ in (binaries, application.files(subject)):
-        for binary in binaries_:
-            path = binary.entry.path
-            if path in found or binary.elf.family != subject.family or _is_variant(path):
-                continue
-            if len(found) >= MAX_FILES:
-                subject.warnings.add(f"more than {MAX_FILES} programs: the others are not examined")
-                return found, False
-            emitted = _examine(subject, binary)
-            if emitted.unread:
-                complete = False
-                subject.warnings.add(f"{clean(path, 100)}: {emitted.unread}")
-            found[path] = _Examined(binary, emitted)
-    return found, complete
+    for binary in itertools.chain(binaries, application.files(subject)):
+        path = binary.entry.path
+        if path in found or binary.elf.family != subject.family:
+            continue
+        if _is_variant(path):
+            complete = False
+            continue
+        if len(found) >= MAX_FILES:
+            subject.warnings.add(f"more than {MAX_FILES} programs: the others are not examined")
+            return found, False
+        emitted = _examine(subject, binary)
+        if emitted.unread:
+            complete = False
+            subject.warnings.add(f"{clean(path, 100)}: {emitted.unread}")
+        found[path] = _remembered(subject, binary, emitted)
+    return found, complete and getattr(subject.tree, "whole", True)
+
+
+def _remembered(subject: Subject, binary: Binary, emitted: Emitted) -> _Examined:
+    libraries = [subject.library(soname, binary) for soname in binary.elf.needed[:MAX_LIBRARIES]]
+    is_program = binary.role in (PROGRAM, SHELL) or bool(
+        binary.elf.interpreter or not binary.elf.is_dynamic
+    )
+    return _Examined(
+        binary.entry.path,
+        binary.role,
+        is_program,
+        tuple(library.path for library in libraries if library is not None),
+        emitted,
+    )
 
 
 def _examine(subject: Subject, binary: Binary) -> Emitted:
@@ -169,10 +208,19 @@ def _examine(subject: Subject, binary: Binary) -> Emitted:
         return machinecode.Emitted({}, frozenset(), 0, f"more than {MAX_FILE} bytes, not examined")
     if entry.size <= IN_MEMORY:
         return machinecode.examine(tree.read(entry), family)
+    try:
+        return _examine_mapped(tree, entry, family)
+    except OSError as problem:
+        why = os.strerror(problem.errno) if problem.errno else "unknown error"
+        return machinecode.Emitted({}, frozenset(), 0, f"no room for a copy of it: {why}")
+
+
+def _examine_mapped(tree: FileTree, entry: Entry, family: str) -> Emitted:
+    """Examine a file of which a copy is mapped from a temporary file."""
     import mmap
     import tempfile
 
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or SPOOL) as file:
         size = 0
         for offset in range(0, entry.size, CHUNK):
             chunk = tree.read(entry, offset, CHUNK)
@@ -189,20 +237,14 @@ def _examine(subject: Subject, binary: Binary) -> Emitted:
             return machinecode.examine(data, family)
 
 
-def _with_libraries(
-    subject: Subject, program: _Examined, examined: dict[str, _Examined]
-) -> list[_Examined]:
+def _with_libraries(program: _Examined, examined: dict[str, _Examined]) -> list[_Examined]:
     """Return a program and the examined libraries that are loaded with it."""
-    parts = {program.binary.entry.path: program}
+    parts = {program.path: program}
     waiting = [program]
     while waiting:
-        part = waiting.pop()
-        for soname in part.binary.elf.needed:
-            library = subject.library(soname, part.binary.elf)
-            if library is None or library.path in parts:
-                continue
-            known = examined.get(library.path)
-            if known is not None:
-                parts[library.path] = known
+        for path in waiting.pop().libraries:
+            known = examined.get(path)
+            if known is not None and path not in parts:
+                parts[path] = known
                 waiting.append(known)
     return list(parts.values())

@@ -17,16 +17,13 @@ from slurm_cmeta.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurm_cmeta.evidence.subject import Binary, Subject
+    from slurm_cmeta.evidence.subject import Subject
     from slurm_cmeta.image.filetree import Entry
 
 MAX_FOUND = 8
 """MPI libraries that are reported. Images with two families exist, with three installations of
 them hardly."""
 
-MAX_SEARCH = 16
-"""Directories of one program's RPATH that are looked into; Spack writes one for each dependency,
-and MPI's is usually among the first."""
 
 SPACK_HASH = 32
 """Characters of the hash that ends the name of a Spack prefix."""
@@ -105,23 +102,8 @@ def _needed(subject: Subject) -> Iterator[Found]:
         for row in vocabulary.load("mpi")["libraries"]:
             asked = row["soname"] in needed or any(name in needed for name in row["bindings"])
             if asked:
-                entry = _of_program(subject, binary, row["soname"])
+                entry = subject.library(row["soname"], binary)
                 yield _found(subject, row, entry, binary.entry.path)
-
-
-def _of_program(subject: Subject, binary: Binary, soname: str) -> Entry | None:
-    """Return the library that `binary` would get: its own RPATH comes first, as in ld.so(8)."""
-    tree = subject.tree
-    if tree is None:
-        return None
-    origin = binary.entry.path.rpartition("/")[0]
-    for directory in binary.elf.search[:MAX_SEARCH]:
-        place = directory.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)
-        if place.startswith("/"):
-            entry = tree.find(f"{place}/{soname}")
-            if entry is not None and entry.kind == "file":
-                return entry
-    return subject.library(soname)
 
 
 def _installed(subject: Subject) -> Iterator[Found]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence import elf, ldcache
+from slurm_cmeta.image import shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from slurm_cmeta.evidence.elf import Elf
     from slurm_cmeta.image import Image
@@ -27,7 +29,6 @@ MAX_PROGRAMS = 4
 MAX_APPLICATIONS = 6
 """Programs outside the distribution's directories that a quick look takes."""
 
-MAX_SCRIPT_LINES = 100
 MAX_LISTED = 64
 """Names of one directory of programs that a quick look takes."""
 
@@ -114,26 +115,35 @@ class Subject:
             self._programs = list(found.values())
         return self._programs
 
-    def library(self, soname: str, of: Elf | None = None) -> Entry | None:
+    def library(self, soname: str, of: Binary | None = None) -> Entry | None:
         """Return the shared library that the image's loader would take for `soname`.
 
-        `of` is the program that asks for it: its own search path counts first.
+        `of` is the file that asks for it: its own search path counts, in the order of ld.so(8).
         """
         if self.tree is None or "/" in soname:
             return None
-        for directory in (*(of.search if of else ()), *self._library_path()):
-            if directory.startswith("/"):
-                entry = self.tree.find(f"{directory}/{soname}")
-                if entry is not None:
-                    return entry
+        own = of.elf if of else None
+        for directory in (
+            *(resolved(own.rpath, of) if own else ()),
+            *self._library_path(),
+            *(resolved(own.runpath, of) if own else ()),
+        ):
+            entry = self._file(f"{directory}/{soname}")
+            if entry is not None:
+                return entry
         path = self._known_to_loader().get(soname)
-        if path is not None:
-            return self.tree.find(path)
-        for directory in self._default_directories(of.family if of else self.family):
-            entry = self.tree.find(f"{directory}/{soname}")
+        entry = self._file(path) if path else None
+        if entry is not None:
+            return entry
+        for directory in self._default_directories(own.family if own else self.family):
+            entry = self._file(f"{directory}/{soname}")
             if entry is not None:
                 return entry
         return None
+
+    def _file(self, path: str) -> Entry | None:
+        entry = self.tree.find(path) if self.tree is not None else None
+        return entry if entry is not None and entry.kind == "file" else None
 
     def libraries(self) -> Mapping[str, str]:
         """Return soname -> path of the shared libraries that a loader in the image would find."""
@@ -182,15 +192,18 @@ class Subject:
         """Yield the files that may be programs worth a look, those that matter most first."""
         if self.tree is None:
             return
-        started = 0
-        for word in self._started():
-            entry = self.tree.find(word)
-            if entry is not None and entry.kind == "file" and started < MAX_PROGRAMS:
-                started += 1
+        possible: list[Entry] = []
+        for word, surely in itertools.islice(self._started(), MAX_PROGRAMS):
+            entry = self._file(word)
+            if entry is not None and surely:
                 yield PROGRAM, self._interpreter_of(entry) or entry
-        shell = self.tree.find("/bin/sh")
-        if shell is not None:
-            yield SHELL, shell
+            elif entry is not None:
+                possible.append(self._interpreter_of(entry) or entry)
+        sh = self.tree.find("/bin/sh")
+        if sh is not None:
+            yield SHELL, sh
+        for entry in possible:
+            yield APPLICATION, entry
         taken = 0
         for directory in (*PROGRAM_DIRECTORIES, *self._below_opt("bin")):
             for name, kind in self.tree.list(directory, MAX_LISTED):
@@ -200,19 +213,25 @@ class Subject:
                         taken += 1
                         yield APPLICATION, entry
 
-    def _started(self) -> Iterator[str]:
-        """Yield the paths of what the image starts, as its entry point and runscript have them."""
+    def _started(self) -> Iterator[tuple[str, bool]]:
+        """Yield the paths of what the image starts, and whether it surely does.
+
+        The entry point of an OCI image, else the commands of the runscript. Of a runscript that
+        chooses between programs none is sure.
+        """
         script, words = self.image.run()
-        lines = [" ".join(words)] if words else []
-        lines += script.splitlines()[:MAX_SCRIPT_LINES]
-        for line in lines:
+        words = words or _oci_words(script)
+        commands: Iterable[tuple[str, bool]] = shell.lines(script)
+        if words:
+            commands = [(" ".join(words), True)]
+        for line, surely in commands:
             for word in line.split()[:8]:
                 plain = word.strip("\"'")
                 if plain.rsplit("/", 1)[-1] in _STARTERS or plain.startswith("-") or "=" in plain:
                     continue
                 path = self._in_path(plain)
                 if path is not None:
-                    yield path
+                    yield path, surely
                 break
 
     def _in_path(self, word: str) -> str | None:
@@ -241,11 +260,26 @@ class Subject:
         if self.tree is None or not binary.elf.interpreter.startswith("/"):
             return
         loader = self.tree.find(binary.elf.interpreter)
-        libc = self.library("libc.so.6", binary.elf) if "libc.so.6" in binary.elf.needed else None
+        libc = self.library("libc.so.6", binary) if "libc.so.6" in binary.elf.needed else None
         for role, entry in ((LOADER, loader), (LIBC, libc)):
             read = self.elf(entry)
             if entry is not None and read is not None:
                 found.setdefault(entry.path, Binary(entry, read, role))
+
+
+def _oci_words(script: str) -> tuple[str, ...]:
+    """Return the entry point that Singularity and Apptainer wrote into the runscript of an image
+    from OCI: lines OCI_ENTRYPOINT='"WORD" "WORD"' and OCI_CMD=... (conveyorPacker_oci.go).
+    """
+    stated = shell.assignments(script, ("OCI_ENTRYPOINT", "OCI_CMD"))
+    return tuple(word for value in stated for word in value.replace('"', " ").split())
+
+
+def resolved(directories: tuple[str, ...], of: Binary | None) -> list[str]:
+    """Return the absolute directories of a search path, $ORIGIN being where the file lies."""
+    origin = of.entry.path.rpartition("/")[0] if of else ""
+    resolved = [d.replace("${ORIGIN}", origin).replace("$ORIGIN", origin) for d in directories]
+    return [d for d in resolved if d.startswith("/") and "$" not in d]
 
 
 def reading(tree: FileTree, entry: Entry) -> Callable[[int, int], bytes]:

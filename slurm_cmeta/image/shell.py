@@ -36,3 +36,13 @@ def lines(script: str) -> Iterator[tuple[str, bool]]:
         if conditional and _LEAVING.intersection(words):
             surely = False
         depth = max(0, depth + opened - sum(word in _CLOSING for word in words))
+
+
+def assignments(script: str, names: tuple[str, ...]) -> list[str]:
+    """Return the values that lines NAME='VALUE' give to `names`, in their order."""
+    found: dict[str, str] = {}
+    for text, surely in lines(script):
+        name, equals, value = text.partition("=")
+        if surely and equals and name in names and value[:1] == value[-1:] == "'":
+            found[name] = value[1:-1]
+    return [found[name] for name in names if name in found]

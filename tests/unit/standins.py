@@ -12,7 +12,7 @@ from typing import Any, cast
 from memory_tree import MemoryTree
 
 from slurm_cmeta.evidence.elf import Elf
-from slurm_cmeta.evidence.subject import PROGRAM, Binary, Subject
+from slurm_cmeta.evidence.subject import PROGRAM, Binary, Subject, resolved
 from slurm_cmeta.facts import Fact
 from slurm_cmeta.image.content import StoredObject, Warnings
 from slurm_cmeta.image.directory import DirectoryTree, Folder
@@ -72,7 +72,7 @@ class StandIn(Subject):
     def programs(self) -> list[Binary]:
         found = []
         for path, needed in self._needs.items():
-            elf = cast(Elf, SimpleNamespace(needed=needed, search=self._search))
+            elf = cast(Elf, SimpleNamespace(needed=needed, rpath=self._search, runpath=()))
             entry = self.tree.find(path) if self.tree is not None else None
             assert entry is not None
             found.append(Binary(entry, elf, PROGRAM))
@@ -86,7 +86,12 @@ class StandIn(Subject):
                     found.setdefault(name, f"{directory}/{name}")
         return found
 
-    def library(self, soname: str, of: Elf | None = None) -> Entry | None:
+    def library(self, soname: str, of: Binary | None = None) -> Entry | None:
+        directories = resolved(of.elf.rpath, of) if of else []
+        for directory in directories if self.tree is not None else ():
+            entry = self.tree.find(f"{directory}/{soname}") if self.tree is not None else None
+            if entry is not None and entry.kind == "file":
+                return entry
         path = self.libraries().get(soname)
         return self.tree.find(path) if path and self.tree is not None else None
 

@@ -205,6 +205,27 @@ def test_help_ends_in_examples(arguments: tuple[str, ...]) -> None:
     assert "examples:" in done.stdout
 
 
+def test_a_mistake_of_ours_is_an_answer(
+    cluster: Path, arm: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
+) -> None:
+    """No traceback, which the plugin would throw away: the job goes on, and the user reads why."""
+    from slurm_cmeta import submission
+    from slurm_cmeta.cli import decide
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a\x1b b")
+
+    monkeypatch.setattr(submission, "read_image", broken)
+    assert decide.main(["--image", str(arm), "--slurm-conf", str(cluster)]) == 3
+    out = capfdbinary.readouterr().out.decode().splitlines()
+    assert out[:3] == ["cmeta 1", "verdict unknown", "action accept"]
+    assert out[3:] == [
+        "message warning: internal error: ZeroDivisionError: a\\x1b b; "
+        "the job is submitted as it is",
+        "end",
+    ]
+
+
 @pytest.mark.parametrize("module", ["main", "decide"])
 def test_version(module: str) -> None:
     done = run(module, "--version")

@@ -6,7 +6,9 @@ import os
 import random
 import re
 import shutil
+import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,8 @@ def test_every_machine_word_size_and_byte_order(family: str) -> None:
     assert read.interpreter == "/lib/ld.so.1"
     assert read.needed == ("libm.so.6", "libc.so.6")
     assert read.soname == "libown.so.1"
-    assert read.search == ("/opt/x/lib", "$ORIGIN/../lib")
+    assert read.runpath == ("/opt/x/lib", "$ORIGIN/../lib")
+    assert read.rpath == ()
     assert read.kernel == "3.7.0"
     assert read.alignment == 0x10000
     assert read.versions_needed == {
@@ -112,7 +115,7 @@ def test_real_files_as_readelf_has_them(name: str) -> None:
 def touch_all(data: bytes) -> None:
     found = open_elf(lambda offset, size: data[max(offset, 0) : offset + size], len(data))
     if found is not None:
-        _ = (found.needed, found.soname, found.search, found.versions_needed)
+        _ = (found.needed, found.soname, found.rpath, found.runpath, found.versions_needed)
         _ = (found.versions_defined, found.sections(), found.is_dynamic)
 
 
@@ -171,6 +174,25 @@ def test_no_read_is_larger_than_its_bound() -> None:
         if found is not None:
             _ = (found.needed, found.versions_needed, found.versions_defined, found.sections())
     assert max(sizes) <= elf_module.MAX_STRINGS
+
+
+def test_versions_that_point_to_each_other_cost_little() -> None:
+    """Every library's versions are the same chain: they are counted once for the whole file."""
+    asked = {f"l{number}": ("V",) for number in range(3000)}
+    data = bytearray(elf(asked=asked))
+    found = opened(bytes(data))
+    table = found._offset(found._tags()[0x6FFFFFFE][0])
+    for number in range(3000):
+        struct.pack_into("<H", data, table + number * 32 + 2, 0xFFFF)  # count
+        struct.pack_into("<I", data, table + number * 32 + 16 + 12, 32)  # next
+    begun = time.process_time()
+    assert sum(map(len, opened(bytes(data)).versions_needed.values())) <= elf_module.MAX_ENTRIES
+    assert time.process_time() - begun < 2  # it took 26 s
+
+
+def test_a_search_path_of_a_megabyte() -> None:
+    found = opened(elf(runpath="/x:" * 300_000))
+    assert len(found.runpath) == elf_module.MAX_DIRECTORIES
 
 
 def test_the_loader_cache_as_ldconfig_has_it() -> None:

@@ -85,7 +85,7 @@ def test_shell_loader_and_libc() -> None:
         {"words": ("/opt/app/bin/app", "--serve")},
         {"words": ("app",), "environment": {"PATH": "/none:/opt/app/bin:/bin"}},
         {"script": '#!/bin/sh\n\nexec /opt/app/bin/app "$@"\n'},
-        {"script": "OCI_ENTRYPOINT='x'\n/usr/bin/env -i FOO=1 /opt/app/bin/app\n"},
+        {"script": "FOO='x'\n/usr/bin/env -i FOO=1 /opt/app/bin/app\n"},
         {"words": ("run",), "environment": {"PATH": "/scripts"}},
     ],
 )
@@ -124,10 +124,44 @@ def test_libraries_as_the_loader_finds_them() -> None:
     entry = found.library("libx.so.1")
     assert entry is not None
     assert entry.path == "/env/lib/libx.so.1"
-    asking = found.elf(found.tree.find("/bin/dash")) if found.tree else None
-    assert asking is not None
+    asking = next(b for b in found.programs() if b.role == "shell")
     assert found.library("libc.so.6", asking) is not None
     assert found.library("../x") is found.library("libnone.so") is None
+
+
+def test_the_search_path_of_the_file_that_asks() -> None:
+    files = system(
+        **{
+            "opt/app/bin/app": program(runpath="$ORIGIN/../lib:/none:relative:$LIB/x"),
+            "opt/app/lib/libx.so.1": elf(),
+            "env/libx.so.1": elf(),
+        }
+    )
+    for environment, path in (({}, "/opt/app/lib"), ({"LD_LIBRARY_PATH": "/env"}, "/env")):
+        found = subject(files, environment=environment)
+        asking = next(b for b in found.programs() if b.entry.path == "/opt/app/bin/app")
+        entry = found.library("libx.so.1", asking)
+        assert entry is not None
+        assert entry.path == f"{path}/libx.so.1"
+
+
+@pytest.mark.parametrize(
+    ("script", "sure"),
+    [
+        ("exec /a\n", ["/a"]),
+        ("/a --version\nexec /b\n", ["/a", "/b"]),
+        ("if [ -e /dev/nvidia0 ]; then\n  exec /a\nelse\n  exec /b\nfi\n", []),
+        ("if [ -e /x ]; then exec /a; fi\nexec /b\n", []),
+        ("[ -e /x ] && exec /a\nexec /b\n", []),
+        ("case $1 in\n x) exec /a;;\nesac\nexec /b\n", []),
+        ("if [ -e /x ]; then\n  echo hi\nfi\nexec /b\n", ["/b"]),
+        ("OCI_ENTRYPOINT='\"/a\" \"-x\"'\nOCI_CMD=''\nif x; then exec /b; fi\n", ["/a"]),
+    ],
+)
+def test_only_what_surely_starts_is_the_image_s_program(script: str, sure: list[str]) -> None:
+    found = subject(system(a=program(), b=program()), script=script)
+    programs = [path for path, role in roles(found).items() if role == "program"]
+    assert programs == sure
 
 
 # --- architecture -------------------------------------------------------------------------------
@@ -209,6 +243,12 @@ def test_what_one_of_several_applications_notes_is_a_wish() -> None:
     assert Read(system(**tools)).needs("cpu") == [(">=", "x86_64_v4", "soft")]
     tools["opt/a/bin/b"] = program(isa=15)
     assert Read(system(**tools)).needs("cpu") == [(">=", "x86_64_v4", "hard")]
+
+
+def test_a_wish_does_not_hide_a_need() -> None:
+    files = system(**{"opt/a/bin/a": program(isa=7), "opt/a/bin/b": program()})
+    files["lib64/ld-linux-x86-64.so.2"] = elf(isa=7)
+    assert Read(files).needs("cpu") == [(">=", "x86_64_v3", "hard")]
 
 
 def test_the_note_of_another_architecture_says_nothing() -> None:

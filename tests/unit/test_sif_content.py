@@ -101,6 +101,13 @@ def test_content_wins_over_the_header(tmp_path: Path) -> None:
     )
 
 
+def test_a_lone_surrogate_in_the_runscript(tmp_path: Path) -> None:
+    document = b'{"data":{"attributes":{"runscript":"exec /\\ud800\\n"}},"type":"container"}'
+    path = tmp_path / "img.sif"
+    path.write_bytes(build(raw_json(document), partition(b"04", data=packed(tmp_path, OLD))))
+    assert report(path).requirements[0].value == "aarch64"
+
+
 def test_an_overlay_is_named(tmp_path: Path) -> None:
     path = tmp_path / "img.sif"
     path.write_bytes(
@@ -168,6 +175,11 @@ def test_a_partition_that_is_no_squashfs_is_a_warning(tmp_path: Path) -> None:
         ("export A='it'\\''s'", None),
         ("export A-B=x", None),
         ("if [ A=b ]; then", None),
+        ("if true; then export A=b; fi", None),
+        ("if true\nthen\nexport A=b\nfi", None),
+        ("true && export A=b", None),
+        ('export A="a\\\\$HOME"', None),
+        ('export A="b" "c"', None),
     ],
 )
 def test_variables_of_a_script(line: str, value: str | None) -> None:

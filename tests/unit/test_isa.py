@@ -1,0 +1,145 @@
+"""Which programs' instructions count, and how hard: the machine code itself is a stand-in here."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from elf_files import elf
+from memory_tree import MemoryContent, MemoryImage
+
+from slurm_cmeta.evidence import isa
+from slurm_cmeta.evidence.machinecode import Emitted
+from slurm_cmeta.evidence.subject import Subject
+from slurm_cmeta.image import Image
+
+PROGRAM = {"interpreter": "/lib64/ld-linux-x86-64.so.2"}
+
+
+def program(needs: str, size: int = 100, **more: Any) -> bytes:
+    """An ELF file whose code, as the stand-in reads it, has `size` bytes and these needs."""
+    return elf(**{**PROGRAM, **more}, sections={f".needs {needs} {size}": b"x"})
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine(data: bytes, family: str) -> Emitted:
+        words = bytes(data).split(b".needs ", 1)
+        if len(words) < 2:
+            return Emitted({}, frozenset(), 10, "")
+        *flags, size = words[1].split(b"\0", 1)[0].decode().split()
+        needed = {flag: "main" for flag in flags if not flag.startswith("?")}
+        behind = frozenset(flag[1:] for flag in flags if flag.startswith("?"))
+        return Emitted(needed, behind, int(size), "broken" if "broken" in flags else "")
+
+    monkeypatch.setattr(isa.machinecode, "examine", examine)
+
+
+def read(files: dict[str, bytes | str], **more: Any) -> isa.Report:
+    image = MemoryImage(MemoryContent({"bin/sh": program(""), **files}, **more), deep=True)
+    subject = Subject(cast(Image, image))
+    subject.family = "x86_64"
+    return isa.read(subject)
+
+
+def found(report: isa.Report) -> list[tuple[str, str]]:
+    return [
+        (fact.value, "soft" if fact.hint else "hard")
+        for fact in report.facts
+        if fact.key in ("isa", "cpu")
+    ]
+
+
+def test_one_application() -> None:
+    report = read({"opt/app/bin/app": program("avx2 fma")})
+    assert found(report) == [("avx2 fma", "hard")]
+    assert report.facts[0].source == "instructions of /opt/app/bin/app"
+    assert report.complete
+
+
+def test_what_the_larger_part_needs_is_hard() -> None:
+    tools: dict[str, bytes | str] = {f"opt/t/bin/t{n}": program("", 100) for n in range(9)}
+    assert found(read({**tools, "opt/t/bin/a": program("avx2", 100)})) == [("avx2", "soft")]
+    assert found(read({**tools, "opt/t/bin/a": program("avx2", 9000)})) == [("avx2", "hard")]
+
+
+def test_the_image_s_own_program_decides_alone() -> None:
+    tools: dict[str, bytes | str] = {f"opt/t/bin/t{n}": program("", 9000) for n in range(9)}
+    report = read({**tools, "opt/t/bin/a": program("avx2", 1)}, words=("/opt/t/bin/a",))
+    assert found(report) == [("avx2", "hard")]
+
+
+def test_libraries_count_with_the_programs_that_need_them() -> None:
+    library = elf(soname="libown.so.1", sections={".needs avx512f 50": b"x"})
+    files: dict[str, bytes | str] = {
+        "opt/app/bin/app": program("", needed=("libown.so.1",), runpath="$ORIGIN/../lib"),
+        "opt/app/lib/libown.so.1": library,
+        "opt/app/lib/plugin.so": elf(sections={".needs fma4 50": b"x"}),
+    }
+    assert found(read(files)) == [("avx512f", "hard"), ("fma4", "soft")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "opt/gromacs/bin/gmx_avx2_256",
+        "opt/gromacs/avx_512/bin/gmx",
+        "opt/app/lib/glibc-hwcaps/x86-64-v3/libown.so",
+        "opt/app/bin/app-x86-64-v4",
+        "opt/app/bin/app.znver3",
+        "opt/ggml/libggml-cpu-skylakex.so",
+        "opt/mkl/lib/libmkl_avx512.so.2",
+    ],
+)
+def test_one_of_several_builds_is_left_out(path: str) -> None:
+    report = read({path: program("avx2"), "opt/app/bin/plain": program("")})
+    assert found(report) == []
+    assert not report.complete
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "opt/software/linux-debian12-sapphirerapids/gcc-12.2.0/app-1.0-hash/bin/app",
+        "opt/software/linux-zen4/app/bin/app",
+        "opt/transverse/bin/app",
+        "opt/power/bin/zenity",
+        "srv/haswell/a/b/c/bin/app",
+    ],
+)
+def test_what_is_no_variant(path: str) -> None:
+    report = read({path: program("avx2")})
+    assert found(report) == [("avx2", "hard")]
+    assert report.complete
+
+
+def test_the_distribution_s_files_are_left_out() -> None:
+    assert found(read({"usr/bin/tool": program("avx2")})) == []
+    lists: dict[str, bytes | str] = {
+        "var/lib/dpkg/info/tool.list": "/.\n/opt/tool/bin/tool\n/usr/bin/listed\n",
+        "opt/tool/bin/tool": program("avx2"),
+        "usr/bin/listed": program("fma"),
+        "usr/bin/own": program("xop"),
+    }
+    assert found(read(lists)) == [("xop", "hard")]
+
+
+def test_nothing_is_complete_that_was_read_in_part() -> None:
+    assert not read({"opt/app/bin/app": program("broken avx2")}).complete
+    assert not read({}).complete  # no application at all: nothing tells what the image is for
+    assert found(read({"opt/app/bin/app": program("power9le")})) == [("power9le", "hard")]
+
+
+def test_what_is_chosen_at_run_time_is_told_apart() -> None:
+    report = read({"opt/app/bin/app": program("sse3 ?avx2 ?sse3")})
+    assert found(report) == [("sse3", "hard")]
+    assert [f.value for f in report.facts if f.key == "isa.dispatched"] == ["avx2"]
+
+
+def test_no_room_for_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isa, "IN_MEMORY", 10)
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    report = read({"opt/app/bin/app": program("avx2")})
+    assert not report.complete
+    monkeypatch.delenv("TMPDIR")
+    assert found(read({"opt/app/bin/app": program("avx2")})) == [("avx2", "hard")]
