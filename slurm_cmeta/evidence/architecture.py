@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.rules import stated
-from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM, SHELL
+from slurm_cmeta.evidence.subject import APPLICATION, INTERPRETER, POSSIBLE, PROGRAM, SHELL
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slurm_cmeta.evidence.subject import Binary, Subject
     from slurm_cmeta.image import Image
 
-_DECISIVE = (PROGRAM, SHELL, APPLICATION)
+_DECISIVE = (PROGRAM, INTERPRETER, SHELL, POSSIBLE, APPLICATION)
 """Roles of the programs that tell the architecture, the best first."""
 
 
@@ -64,11 +64,18 @@ def _declared(image: Image) -> Fact | None:
 
 def _check_codes(image: Image, fact: Fact) -> None:
     for code in image.content.architectures:
-        if _family(code.name) != fact.value and code.source != fact.source:
-            image.warnings.add(
-                f"the {code.source} says {clean(code.name)}, the {fact.source} says "
-                f"{fact.value}: the {code.source} is ignored"
+        if _family(code.name) == fact.value or code.source == fact.source:
+            continue
+        # Apptainer starts a SIF only where its partition says (internal/pkg/image/sif.go).
+        refused = image.format == "sif" and code.source.startswith("SIF partition")
+        image.warnings.add(
+            f"the {code.source} says {clean(code.name)}, the {fact.source} says {fact.value}: "
+            + (
+                f"Apptainer refuses it on {fact.value}"
+                if refused
+                else f"the {code.source} is ignored"
             )
+        )
 
 
 def _check_labels(subject: Subject, fact: Fact) -> None:

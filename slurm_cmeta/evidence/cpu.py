@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import spack
 from slurm_cmeta.evidence.rules import stated
-from slurm_cmeta.evidence.subject import APPLICATION
+from slurm_cmeta.evidence.subject import APPLICATION, POSSIBLE
+from slurm_cmeta.evidence.variants import is_variant
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from slurm_cmeta.evidence.subject import Subject
+    from slurm_cmeta.evidence.subject import Binary, Subject
 
 SHOWN = 60
 """Characters of a label's value that a warning shows."""
@@ -46,21 +47,26 @@ def _noted(subject: Subject) -> list[Fact]:
     """Return the levels that the ELF files' property notes demand.
 
     glibc's loader refuses to start a file whose note demands more than the CPU has
-    (sysdeps/x86/dl-prop.h). What one of several programs demands is a wish of the image.
+    (sysdeps/x86/dl-prop.h). What all applications demand is needed; what some of them demand, or
+    one of several builds of the same, is a wish.
     """
     if subject.family != "x86_64":
         return []
-    programs = subject.programs()
-    applications = [b for b in programs if b.role == APPLICATION]
-    demanding = [b for b in applications if _level(b.elf.isa_needed)]
+    programs = [b for b in subject.programs() if b.elf.family == "x86_64"]
+    optional = [b for b in programs if b.role in (APPLICATION, POSSIBLE)]
+    least = min((_rank(b) for b in optional if not is_variant(b.entry.path)), default=0)
     found: dict[str, Fact] = {}
     for binary in programs:
         level = _level(binary.elf.isa_needed)
-        hint = binary.role == APPLICATION and len(demanding) < len(applications)
+        hint = binary in optional and (_rank(binary) > least or is_variant(binary.entry.path))
         if level and (level not in found or found[level].hint > hint):
             source = f"ISA note of {clean(binary.entry.path, 100)}"
             found[level] = Fact("cpu", level, source, OBSERVED, hint)
     return list(found.values())
+
+
+def _rank(binary: Binary) -> int:
+    return max((bit for bit, _ in LEVELS if binary.elf.isa_needed & bit), default=0)
 
 
 def _level(bits: int) -> str:

@@ -58,6 +58,7 @@ _MACHINES = {
 EXECUTABLE, SHARED = 2, 3
 _LOAD, _DYNAMIC, _INTERP, _NOTE, _PROPERTY = 1, 2, 3, 4, 0x6474E553
 _NEEDED, _STRTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 5, 10, 14, 15, 29
+_FLAGS_1, _DF_1_PIE = 0x6FFFFFFB, 0x08000000
 _VERDEF, _VERDEFNUM, _VERNEED, _VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
 _NT_ABI_TAG, _NT_PROPERTY = 1, 5
 _X86_ISA_1_NEEDED = 0xC0008002
@@ -120,6 +121,12 @@ class Elf:
         self._dynamic: dict[int, list[int]] | None = None
         self._strings: bytes | None = None
         self._sections: dict[str, Section] | None = None
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it can be started: it has an interpreter, is static, or a static PIE."""
+        pie = bool(self._tag(_FLAGS_1) & _DF_1_PIE) if self._tag(_FLAGS_1) >= 0 else False
+        return bool(self.interpreter) or not self.is_dynamic or pie
 
     @property
     def is_dynamic(self) -> bool:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from slurm_cmeta.evidence import gpu_code, gpu_labels, gpu_libraries, gpu_need, hip, nvidia
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.gpu_target import conditions, vendor_of
-from slurm_cmeta.evidence.subject import APPLICATION, PROGRAM, Binary
+from slurm_cmeta.evidence.subject import OWN_ROLES, Binary
 from slurm_cmeta.facts import DECLARED, OBSERVED, Fact
 from slurm_cmeta.text import clean
 
@@ -98,7 +98,7 @@ def _binaries(subject: Subject) -> Iterator[Binary]:
     """
     known: set[str] = set()
     for binary in subject.programs():
-        if binary.role in (PROGRAM, APPLICATION):
+        if binary.role in OWN_ROLES:
             known.add(binary.entry.path)
             yield binary
     if subject.deep:

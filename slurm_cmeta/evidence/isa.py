@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import application, machinecode
-from slurm_cmeta.evidence.subject import PROGRAM, SHELL
+from slurm_cmeta.evidence.places import DISTRIBUTION_DIRECTORIES
+from slurm_cmeta.evidence.subject import INTERPRETER, POSSIBLE, PROGRAM, SHELL
+from slurm_cmeta.evidence.variants import is_variant
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from slurm_cmeta.evidence.machinecode import Emitted
     from slurm_cmeta.evidence.subject import Binary, Subject
     from slurm_cmeta.image.filetree import Entry, FileTree
@@ -40,20 +44,6 @@ SPOOL = "/var/tmp"  # noqa: S108 - the file has no name
 CHUNK = 1024 * 1024
 """Bytes of it that are copied at once."""
 
-VARIANTS = frozenset(
-    (
-        *("fma", "fma3", "fma4", "xop", "bmi2", "amx", "vnni", "knl", "skx"),
-        *("haswell", "broadwell", "skylake", "skylakex", "icelake", "cascadelake"),
-        *("sapphirerapids", "neoverse", "a64fx", "sve", "sve2"),
-        *("zen2", "zen3", "zen4", "zen5", "znver1", "znver2", "znver3", "znver4", "znver5"),
-        *("sse2", "sse3", "ssse3", "sse41", "sse42", "power8", "power9", "power10"),
-    )
-)
-"""Words of a name that mark one of several builds, of which a wrapper or the loader takes the
-fitting one."""
-
-VARIANT_STARTS = ("avx", "sse4", "armv8", "armv9")
-
 
 class _Examined(NamedTuple):
     """One ELF file, without what was read of it: an image may have thousands."""
@@ -64,6 +54,32 @@ class _Examined(NamedTuple):
     libraries: tuple[str, ...]
     """Paths of those that it is linked with."""
     emitted: Emitted
+
+    @property
+    def needs(self) -> Iterable[str]:
+        """The flags that its own code needs."""
+        return self.emitted.needs
+
+
+class _Whole(NamedTuple):
+    """A program with the libraries that are loaded with it."""
+
+    file: _Examined
+    parts: list[_Examined]
+
+    @property
+    def weight(self) -> int:
+        """Bytes of machine code."""
+        return sum(part.emitted.examined for part in self.parts)
+
+    @property
+    def needs(self) -> set[str]:
+        """The flags that its code needs."""
+        return {flag for part in self.parts for flag in part.needs}
+
+
+_CERTAIN = (PROGRAM, SHELL, INTERPRETER)
+"""Roles of what surely runs."""
 
 
 class Report(NamedTuple):
@@ -79,31 +95,19 @@ def read(subject: Subject) -> Report:
     if subject.tree is None or subject.family is None:
         return Report([], False)
     examined, complete = _examine_all(subject)
-    programs = [e for e in examined.values() if e.is_program]
-    own = [e for e in programs if e.role != SHELL]
-    weights: dict[str, int] = {}
+    programs = [_Whole(e, _with_libraries(e, examined)) for e in examined.values() if e.is_program]
+    certain = {
+        flag for p in programs if p.file.role in _CERTAIN for part in p.parts for flag in part.needs
+    }
+    certain |= _of_the_larger_part([p for p in programs if _is_own(p.file)])
     first: dict[str, str] = {}
-    total = 0
-    certain: set[str] = set()
-    reached: set[str] = set()
-    for program in programs:
-        parts = _with_libraries(program, examined)
-        reached.update(part.path for part in parts)
-        weight = sum(part.emitted.examined for part in parts)
-        total += weight if program.role != SHELL else 0
-        for flag in dict.fromkeys(flag for part in parts for flag in part.emitted.needs):
-            weights[flag] = weights.get(flag, 0) + weight
-            first.setdefault(flag, _where(flag, parts))
-            if program.role in (PROGRAM, SHELL):
-                certain.add(flag)
-    certain.update(flag for flag, weight in weights.items() if weight * 2 >= total)
-    wished = set(weights) - certain
-    for part in examined.values():
-        if part.path not in reached:
-            for flag in part.emitted.needs:
-                first.setdefault(flag, _where(flag, [part]))
-                wished.add(flag)
-    facts = [*_facts(certain, first, hint=False), *_facts(wished - certain, first, hint=True)]
+    for part in (*(part for p in programs for part in p.parts), *examined.values()):
+        for flag in part.needs:
+            first.setdefault(flag, clean(part.path, 100))
+    facts = [
+        *_facts(certain, first, hint=False),
+        *_facts(first.keys() - certain, first, hint=True),
+    ]
     dispatched = sorted({flag for e in examined.values() for flag in e.emitted.dispatched})
     behind = [flag for flag in dispatched if flag not in certain]
     if behind:
@@ -113,7 +117,36 @@ def read(subject: Subject) -> Report:
         size = sum(e.emitted.examined for e in examined.values())
         count = "one ELF file" if len(examined) == 1 else f"{len(examined)} ELF files"
         facts.append(Fact("isa.examined", str(size), count, OBSERVED))
-    return Report(facts, complete and bool(own))
+    return Report(facts, complete and any(_is_own(p.file) for p in programs))
+
+
+def _is_own(file: _Examined) -> bool:
+    """Tell whether a program is one that the image is there for."""
+    if file.role in (SHELL, INTERPRETER):
+        return False
+    return not file.path.startswith(DISTRIBUTION_DIRECTORIES) or file.role not in _CERTAIN
+
+
+def _of_the_larger_part(programs: list[_Whole]) -> set[str]:
+    """Return the flags that programs with two thirds of all their machine code need.
+
+    Programs beside each other whose names begin alike (`solver`, `solver512`) are taken for builds
+    of one: together they need what each of them needs, and none is needed that may not run.
+    """
+    builds: dict[tuple[str, str], list[_Whole]] = {}
+    for program in programs:
+        directory, _, name = program.file.path.rpartition("/")
+        stem = "".join(itertools.takewhile(str.isalpha, name.lower()))
+        key = ("", "possible") if program.file.role == POSSIBLE else (directory, stem)
+        builds.setdefault(key, []).append(program)
+    weights: dict[str, int] = {}
+    total = 0
+    for group in builds.values():
+        weight = max(p.weight for p in group)
+        total += weight
+        for flag in set.intersection(*(p.needs for p in group)):
+            weights[flag] = weights.get(flag, 0) + weight
+    return {flag for flag, weight in weights.items() if weight * 3 >= total * 2}
 
 
 def _facts(flags: set[str], first: dict[str, str], *, hint: bool) -> list[Fact]:
@@ -137,43 +170,19 @@ def _fact(key: str, value: str, flags: list[str], first: dict[str, str], hint: b
     return Fact(key, value, source, OBSERVED, hint)
 
 
-def _where(flag: str, parts: list[_Examined]) -> str:
-    for part in parts:
-        if flag in part.emitted.needs:
-            return clean(part.path, 100)
-    return ""
-
-
-def _is_variant(path: str) -> bool:
-    """Tell whether a file is one of several builds, by its name or those of two directories above.
-
-    The directory that a package manager names after its target (`linux-debian12-zen4`) is none.
-    """
-    components = path.lower().split("/")[-3:]
-    if "glibc-hwcaps" in components:
-        return True
-    for component in components:
-        if component.startswith(("linux-", "cray-")):
-            continue
-        plain = component.replace("x86-64-v", "avx").replace("x86_64_v", "avx")
-        words = "".join(c if c.isalnum() else " " for c in plain).split()
-        if any(word in VARIANTS or word.startswith(VARIANT_STARTS) for word in words):
-            return True
-    return False
-
-
 def _examine_all(subject: Subject) -> tuple[dict[str, _Examined], bool]:
     """Examine all programs; tell also whether that is all there is."""
     assert subject.tree is not None
     found: dict[str, _Examined] = {}
     complete = True
-    binaries = [b for b in subject.programs() if b.role in (PROGRAM, SHELL)]
+    binaries = [b for b in subject.programs() if b.role in (*_CERTAIN, POSSIBLE)]
+    skipped = ""
     for binary in itertools.chain(binaries, application.files(subject)):
         path = binary.entry.path
         if path in found or binary.elf.family != subject.family:
             continue
-        if _is_variant(path):
-            complete = False
+        if is_variant(path) and binary.role != PROGRAM:
+            skipped = skipped or path
             continue
         if len(found) >= MAX_FILES:
             subject.warnings.add(f"more than {MAX_FILES} programs: the others are not examined")
@@ -183,14 +192,18 @@ def _examine_all(subject: Subject) -> tuple[dict[str, _Examined], bool]:
             complete = False
             subject.warnings.add(f"{clean(path, 100)}: {emitted.unread}")
         found[path] = _remembered(subject, binary, emitted)
+    if skipped:
+        complete = False
+        subject.warnings.add(
+            f"{clean(skipped, 100)} and the like are taken for one of several builds, by their "
+            "names: they are not examined"
+        )
     return found, complete and getattr(subject.tree, "whole", True)
 
 
 def _remembered(subject: Subject, binary: Binary, emitted: Emitted) -> _Examined:
     libraries = [subject.library(soname, binary) for soname in binary.elf.needed[:MAX_LIBRARIES]]
-    is_program = binary.role in (PROGRAM, SHELL) or bool(
-        binary.elf.interpreter or not binary.elf.is_dynamic
-    )
+    is_program = binary.role in (*_CERTAIN, POSSIBLE) or binary.elf.is_program
     return _Examined(
         binary.entry.path,
         binary.role,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurm_cmeta.evidence.subject import APPLICATION, LIBC, LOADER, PROGRAM
+from slurm_cmeta.evidence.subject import APPLICATION, LIBC, LOADER, OWN_ROLES, POSSIBLE
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
@@ -24,11 +24,13 @@ _PAGE_SIZES = frozenset(1 << shift for shift in range(12, 30))
 
 def read(subject: Subject) -> list[Fact]:
     """Return the facts libc, glibc, glibc.needed, kernel and page."""
-    programs = subject.programs()
+    programs = [b for b in subject.programs() if b.elf.family == subject.family]
+    optional = [b for b in programs if b.role in (APPLICATION, POSSIBLE)]
+    certain = [b for b in programs if b not in optional]
     facts = _library(programs)
-    facts += _needed(subject, facts)
-    facts += _kernel(programs)
-    return facts + _page(programs)
+    facts += _needed(subject, programs, facts)
+    facts += _kernel(certain, optional)
+    return facts + _page(certain, optional)
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -55,12 +57,12 @@ def _library(programs: list[Binary]) -> list[Fact]:
     return []
 
 
-def _needed(subject: Subject, known: list[Fact]) -> list[Fact]:
+def _needed(subject: Subject, programs: list[Binary], known: list[Fact]) -> list[Fact]:
     """Return the highest GLIBC_ version asked for by what is not the distribution's own."""
     has = next((f.value for f in known if f.key == "glibc"), "")
     best, source = "", ""
-    for binary in subject.programs():
-        if binary.role not in (PROGRAM, APPLICATION):
+    for binary in programs:
+        if binary.role not in OWN_ROLES:
             continue
         asked = _highest(binary.elf.versions_needed.get("libc.so.6", ()))
         if asked and version(asked) > version(best):
@@ -77,19 +79,30 @@ def _highest(names: Iterable[str]) -> str:
     return max(filter(version, versions), key=version, default="")
 
 
-def _kernel(programs: list[Binary]) -> list[Fact]:
-    best = max(programs, key=lambda b: version(b.elf.kernel), default=None)
-    if best is None or not best.elf.kernel:
-        return []
-    source = f"ABI note of {clean(best.entry.path, 100)}"
-    return [Fact("kernel", best.elf.kernel, source, OBSERVED)]
+def _kernel(certain: list[Binary], optional: list[Binary]) -> list[Fact]:
+    """Return the newest kernel that what surely runs asks for, and what may run if that is more."""
+    found: list[Fact] = []
+    highest: tuple[int, ...] = ()
+    for binaries, hint in ((certain, False), (optional, True)):
+        best = max(binaries, key=lambda b: version(b.elf.kernel), default=None)
+        if best is not None and version(best.elf.kernel) > highest:
+            highest = version(best.elf.kernel)
+            source = f"ABI note of {clean(best.entry.path, 100)}"
+            found.append(Fact("kernel", best.elf.kernel, source, OBSERVED, hint))
+    return found
 
 
-def _page(programs: list[Binary]) -> list[Fact]:
-    """Return the largest page size, in bytes, with which every program looked at can be mapped."""
-    sound = [b for b in programs if b.elf.alignment in _PAGE_SIZES]
-    if not sound:
-        return []
-    tightest = min(sound, key=lambda b: b.elf.alignment)
-    source = f"segments of {clean(tightest.entry.path, 100)}"
-    return [Fact("page", str(tightest.elf.alignment), source, OBSERVED)]
+def _page(certain: list[Binary], optional: list[Binary]) -> list[Fact]:
+    """Return the largest page size, in bytes, with which what surely runs can be mapped, and what
+    may run if that is less.
+    """
+    found: list[Fact] = []
+    lowest = 1 << 62
+    for binaries, hint in ((certain, False), (optional, True)):
+        sound = [b for b in binaries if b.elf.alignment in _PAGE_SIZES]
+        tightest = min(sound, key=lambda b: b.elf.alignment, default=None)
+        if tightest is not None and tightest.elf.alignment < lowest:
+            lowest = tightest.elf.alignment
+            source = f"segments of {clean(tightest.entry.path, 100)}"
+            found.append(Fact("page", str(lowest), source, OBSERVED, hint))
+    return found

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence import elf, ldcache
-from slurm_cmeta.image import shell
+from slurm_cmeta.evidence.places import (
+    DEFAULT_LIBRARY_DIRECTORIES,
+    LIBRARY_DIRECTORIES,
+    PROGRAM_DIRECTORIES,
+    TRIPLETS,
+)
+from slurm_cmeta.evidence.started import Starts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from slurm_cmeta.evidence.elf import Elf
     from slurm_cmeta.image import Image
     from slurm_cmeta.image.filetree import Entry, FileTree
 
 PROGRAM = "program"
-"""What the image runs by itself: of its runscript, or its OCI entry point."""
+"""What the image surely runs by itself: of its runscript, or its OCI entry point."""
+POSSIBLE = "possible program"
+"""What its runscript may run, if a condition holds."""
+INTERPRETER = "interpreter"
+"""The distribution's program that runs a script of the image."""
 SHELL = "shell"
 LOADER = "loader"
 LIBC = "libc"
 APPLICATION = "application"
 """A file that is not the distribution's."""
-
-MAX_PROGRAMS = 4
-"""Programs of the runscript that are looked at: real ones start one."""
 
 MAX_APPLICATIONS = 6
 """Programs outside the distribution's directories that a quick look takes."""
@@ -38,27 +44,9 @@ MAX_LIBRARY_NAMES = 2048
 CHUNK = 64 * 1024
 """Bytes of a program that are read and kept at once: half a squashfs block."""
 
-PROGRAM_DIRECTORIES = ("/usr/local/bin", "/opt/view/bin", "/opt/views/view/bin", "/app", "/app/bin")
-LIBRARY_DIRECTORIES = (
-    *("/usr/local/lib", "/usr/local/lib64", "/usr/local/cuda/lib64", "/opt/rocm/lib"),
-    *("/opt/view/lib", "/opt/view/lib64", "/opt/views/view/lib", "/opt/views/view/lib64"),
-)
-DEFAULT_LIBRARY_DIRECTORIES = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
-"""Where loaders look by default (ld.so(8), musl ldso/dynlink.c); Debian's carry a triplet, too."""
 
-TRIPLETS = {
-    "x86_64": "x86_64-linux-gnu",
-    "aarch64": "aarch64-linux-gnu",
-    "ppc64le": "powerpc64le-linux-gnu",
-    "riscv64": "riscv64-linux-gnu",
-    "s390x": "s390x-linux-gnu",
-    "x86": "i386-linux-gnu",
-    "arm": "arm-linux-gnueabihf",
-}
-
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_STARTERS = frozenset(("exec", "env", "nice", "time", "command", "sh", "bash"))
-"""Words before the program in a command that starts one."""
+OWN_ROLES = (PROGRAM, APPLICATION, POSSIBLE)
+"""Roles of the files that the image is there for."""
 
 
 class Binary(NamedTuple):
@@ -67,7 +55,7 @@ class Binary(NamedTuple):
     entry: Entry
     elf: Elf
     role: str
-    """`program`, `shell`, `loader`, `libc` or `application`."""
+    """PROGRAM, POSSIBLE, INTERPRETER, SHELL, LOADER, LIBC or APPLICATION."""
 
 
 class Subject:
@@ -192,18 +180,16 @@ class Subject:
         """Yield the files that may be programs worth a look, those that matter most first."""
         if self.tree is None:
             return
-        possible: list[Entry] = []
-        for word, surely in itertools.islice(self._started(), MAX_PROGRAMS):
-            entry = self._file(word)
-            if entry is not None and surely:
-                yield PROGRAM, self._interpreter_of(entry) or entry
-            elif entry is not None:
-                possible.append(self._interpreter_of(entry) or entry)
+        starts = list(Starts(self.tree, self.environment).of(self.image.run()))
+        for start in starts:
+            if start.surely:
+                yield INTERPRETER if start.interpreter else PROGRAM, start.entry
         sh = self.tree.find("/bin/sh")
         if sh is not None:
             yield SHELL, sh
-        for entry in possible:
-            yield APPLICATION, entry
+        for start in starts:
+            if not start.surely and not start.interpreter:
+                yield POSSIBLE, start.entry
         taken = 0
         for directory in (*PROGRAM_DIRECTORIES, *self._below_opt("bin")):
             for name, kind in self.tree.list(directory, MAX_LISTED):
@@ -212,49 +198,6 @@ class Subject:
                     if entry is not None and self.elf(entry) is not None:
                         taken += 1
                         yield APPLICATION, entry
-
-    def _started(self) -> Iterator[tuple[str, bool]]:
-        """Yield the paths of what the image starts, and whether it surely does.
-
-        The entry point of an OCI image, else the commands of the runscript. Of a runscript that
-        chooses between programs none is sure.
-        """
-        script, words = self.image.run()
-        words = words or _oci_words(script)
-        commands: Iterable[tuple[str, bool]] = shell.lines(script)
-        if words:
-            commands = [(" ".join(words), True)]
-        for line, surely in commands:
-            for word in line.split()[:8]:
-                plain = word.strip("\"'")
-                if plain.rsplit("/", 1)[-1] in _STARTERS or plain.startswith("-") or "=" in plain:
-                    continue
-                path = self._in_path(plain)
-                if path is not None:
-                    yield path, surely
-                break
-
-    def _in_path(self, word: str) -> str | None:
-        if self.tree is None or not word or word.startswith(("#", "$")):
-            return None
-        if "/" in word:
-            return word
-        for directory in self.environment.get("PATH", _DEFAULT_PATH).split(":")[:16]:
-            if directory.startswith("/") and self.tree.find(f"{directory}/{word}") is not None:
-                return f"{directory}/{word}"
-        return None
-
-    def _interpreter_of(self, entry: Entry) -> Entry | None:
-        """Return the interpreter that a script's first line names."""
-        assert self.tree is not None
-        head = self.tree.read(entry, 0, 256)
-        if not head.startswith(b"#!"):
-            return None
-        words = head[2:].split(b"\n", 1)[0].decode("utf-8", "replace").split()
-        if words and words[0].endswith("/env") and len(words) > 1:
-            path = self._in_path(words[1])
-            return self.tree.find(path) if path else None
-        return self.tree.find(words[0]) if words else None
 
     def _add_loader_and_libc(self, binary: Binary, found: dict[str, Binary]) -> None:
         if self.tree is None or not binary.elf.interpreter.startswith("/"):
@@ -265,14 +208,6 @@ class Subject:
             read = self.elf(entry)
             if entry is not None and read is not None:
                 found.setdefault(entry.path, Binary(entry, read, role))
-
-
-def _oci_words(script: str) -> tuple[str, ...]:
-    """Return the entry point that Singularity and Apptainer wrote into the runscript of an image
-    from OCI: lines OCI_ENTRYPOINT='"WORD" "WORD"' and OCI_CMD=... (conveyorPacker_oci.go).
-    """
-    stated = shell.assignments(script, ("OCI_ENTRYPOINT", "OCI_CMD"))
-    return tuple(word for value in stated for word in value.replace('"', " ").split())
 
 
 def resolved(directories: tuple[str, ...], of: Binary | None) -> list[str]:

@@ -14,6 +14,7 @@ MAX_LINES = 1000
 
 _OPENING = frozenset(("if", "case", "for", "while", "until", "select", "{", "("))
 _CLOSING = frozenset(("fi", "esac", "done", "}", ")"))
+_HARMLESS = frozenset(("cd", ".", "source", "export", "set", "umask", "ulimit", "mkdir"))
 _LEAVING = frozenset(("exec", "exit", "return"))
 
 
@@ -21,7 +22,8 @@ def lines(script: str) -> Iterator[tuple[str, bool]]:
     """Yield each line of a POSIX shell script that is no comment, and whether it surely runs.
 
     A line inside a condition, a loop or a function may not run; nor may one behind a condition that
-    can end the script, nor one with `&&` or `||` in it. In doubt a line does not surely run.
+    can end the script, nor one with `&&` or `||` in it, unless only commands like `cd` stand before
+    it. In doubt a line does not surely run.
     """
     depth = 0
     surely = True
@@ -31,11 +33,15 @@ def lines(script: str) -> Iterator[tuple[str, bool]]:
             continue
         words = text.replace(";", " ; ").split()
         opened = sum(word in _OPENING or word.endswith("()") for word in words)
-        conditional = bool(depth or opened or "&&" in words or "||" in words)
+        conditional = bool(depth or opened or "||" in words or not _surely_chained(text))
         yield text, surely and not conditional
         if conditional and _LEAVING.intersection(words):
             surely = False
         depth = max(0, depth + opened - sum(word in _CLOSING for word in words))
+
+
+def _surely_chained(text: str) -> bool:
+    return all(part.split()[:1] and part.split()[0] in _HARMLESS for part in text.split("&&")[:-1])
 
 
 def assignments(script: str, names: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from elf_files import elf
 from memory_tree import MemoryContent, MemoryImage
 
-from slurm_cmeta.evidence import isa
+from slurm_cmeta.evidence import isa, machinecode
 from slurm_cmeta.evidence.machinecode import Emitted
 from slurm_cmeta.evidence.subject import Subject
 from slurm_cmeta.image import Image
@@ -32,7 +32,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         behind = frozenset(flag[1:] for flag in flags if flag.startswith("?"))
         return Emitted(needed, behind, int(size), "broken" if "broken" in flags else "")
 
-    monkeypatch.setattr(isa.machinecode, "examine", examine)
+    monkeypatch.setattr(machinecode, "examine", examine)
 
 
 def read(files: dict[str, bytes | str], **more: Any) -> isa.Report:
@@ -77,6 +77,37 @@ def test_libraries_count_with_the_programs_that_need_them() -> None:
         "opt/app/lib/plugin.so": elf(sections={".needs fma4 50": b"x"}),
     }
     assert found(read(files)) == [("avx512f", "hard"), ("fma4", "soft")]
+
+
+def test_two_builds_beside_each_other_need_what_both_need() -> None:
+    names = ("solver", "solver512", "solver.spr", "solver_v4")
+    needs = ("sse3 avx", "sse3 avx avx512f", "avx sse3 amx_tile", "sse3 avx avx2")
+    files: dict[str, bytes | str] = {
+        f"opt/app/bin/{name}": program(flags) for name, flags in zip(names, needs, strict=True)
+    }
+    report = read(files)
+    assert found(report) == [("avx sse3", "hard"), ("amx_tile avx2 avx512f", "soft")]
+    assert report.complete
+
+
+def test_what_a_runscript_may_start_is_not_sure() -> None:
+    script = "if grep -q avx512 /proc/cpuinfo; then exec /opt/a/fast; else exec /opt/b/slow; fi\n"
+    files: dict[str, bytes | str] = {
+        "opt/a/fast": program("avx512f avx", 900),
+        "opt/b/slow": program("avx", 10),
+    }
+    assert found(read(files, script=script)) == [("avx", "hard"), ("avx512f", "soft")]
+
+
+def test_the_interpreter_of_an_entry_script_does_not_outweigh_the_application() -> None:
+    files: dict[str, bytes | str] = {
+        "bin/bash": program("", 100_000),
+        "entry.sh": "#!/bin/bash\nset -x\n",
+        "opt/app/bin/app": program("avx2", 100),
+    }
+    report = read(files, words=("/entry.sh",))
+    assert found(report) == [("avx2", "hard")]
+    assert report.complete
 
 
 @pytest.mark.parametrize(

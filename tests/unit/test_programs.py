@@ -96,7 +96,50 @@ def test_what_the_image_starts(how: dict[str, Any]) -> None:
 
 def test_env_finds_the_interpreter_of_a_script() -> None:
     files = system(**{"usr/bin/python3": program(), "app/run.py": "#!/usr/bin/env python3\n"})
-    assert roles(subject(files, words=("/app/run.py",)))["/usr/bin/python3"] == "program"
+    assert roles(subject(files, words=("/app/run.py",)))["/usr/bin/python3"] == "interpreter"
+    files["opt/conda/bin/python"] = program()
+    files["app/run.py"] = "#!/opt/conda/bin/python\n"
+    assert roles(subject(files, words=("/app/run.py",)))["/opt/conda/bin/python"] == "program"
+
+
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        (("/sbin/tini", "--", "/opt/app/run"), ""),
+        (("mpirun", "-np", "4", "/opt/app/run"), ""),
+        (("timeout", "60", "run"), ""),
+        ((), "mkdir -p /x\ndate\nexec /opt/app/run\n"),
+        ((), "cd /opt/app && ./run\n"),
+        ((), "cd /opt/app\n./run\n"),
+        ((), 'exec "$APP/run"\n'),
+        ((), ". /etc/profile; exec ${APP}/run\n"),
+        (("/entry.sh",), ""),
+        (("/outer.sh",), ""),
+    ],
+)
+def test_launchers_and_scripts_are_followed(words: tuple[str, ...], script: str) -> None:
+    files = system(
+        **{
+            "opt/app/run": program(),
+            "sbin/tini": program(),
+            "usr/bin/mpirun": program(),
+            "usr/bin/timeout": program(),
+            "bin/mkdir": program(),
+            "bin/date": program(),
+            "entry.sh": '#!/bin/sh\nset -e\nexec /opt/app/run "$@"\n',
+            "outer.sh": "#!/bin/sh\n/entry.sh\n",
+            "loop.sh": "#!/bin/sh\n/loop.sh\n",
+        }
+    )
+    environment = {"APP": "/opt/app", "PATH": "/opt/app:/usr/bin:/bin"}
+    found = roles(subject(files, words=words, script=script, environment=environment))
+    assert [path for path, role in found.items() if role == "program"] == ["/opt/app/run"]
+
+
+def test_scripts_that_start_each_other_end() -> None:
+    files = system(**{"loop.sh": "#!/bin/sh\n/loop.sh\n/loop.sh\n"})
+    found = roles(subject(files, words=("/loop.sh",)))
+    assert found["/bin/dash"] == "interpreter"
 
 
 def test_a_few_applications() -> None:
@@ -322,15 +365,21 @@ def test_musl() -> None:
 
 def test_the_newest_kernel_asked_for() -> None:
     read = Read(system(**{"usr/local/bin/app": program(kernel=(4, 10, 0))}))
+    assert read.needs("kernel") == [(">=", "3.2.0", "hard"), (">=", "4.10.0", "soft")]
+    assert read.of("kernel")[1].source == "ABI note of /usr/local/bin/app"
+    read = Read(system(app=program(kernel=(4, 10, 0))), words=("/app",))
     assert read.needs("kernel") == [(">=", "4.10.0", "hard")]
-    assert read.of("kernel")[0].source == "ABI note of /usr/local/bin/app"
+    foreign = elf("aarch64", kernel=(5, 0, 0), alignment=4096)
+    read = Read(system(**{"usr/local/bin/helper": foreign}))
+    assert read.needs("kernel") == [(">=", "3.2.0", "hard")]
     assert Read({"bin/sh": elf(kernel=(5000, 1, 1))}).of("kernel") == []
 
 
 @pytest.mark.parametrize(
     ("family", "alignments", "needs"),
     [
-        ("aarch64", (65536, 4096), [("<=", "4096", "hard")]),
+        ("aarch64", (65536, 4096), [("<=", "65536", "hard"), ("<=", "4096", "soft")]),
+        ("aarch64", (4096, 65536), [("<=", "4096", "hard")]),
         ("ppc64le", (65536, 65536), [("<=", "65536", "hard")]),
         ("aarch64", (65536, 3), [("<=", "65536", "hard")]),
         ("x86_64", (4096, 0x200000), []),

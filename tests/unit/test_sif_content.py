@@ -97,7 +97,7 @@ def test_content_wins_over_the_header(tmp_path: Path) -> None:
     assert known.requirements[0].value == "aarch64"
     assert known.warnings[0] == (
         "the SIF partition descriptor 1 says amd64, the ELF header of /opt/app says aarch64: "
-        "the SIF partition descriptor 1 is ignored"
+        "Apptainer refuses it on aarch64"
     )
 
 
