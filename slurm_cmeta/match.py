@@ -119,7 +119,9 @@ def _check_arch(requirement: Requirement, facts: NodeFacts) -> Reason:
     if not facts.families:
         return _reason(requirement, None, MISMATCH if facts.complete else UNCHECKED)
     has = ", ".join(sorted(facts.families))
-    answers = {vocabulary.also_runs(family, requirement.value) for family in facts.families}
+    wanted = [requirement.value]
+    wanted += [c[0][2] for c in requirement.alternatives if len(c) == 1 and c[0][0] == "arch"]
+    answers = {vocabulary.also_runs(family, value) for family in facts.families for value in wanted}
     if True in answers:
         return _reason(requirement, has, MATCH)
     if None in answers or len(facts.families) > 1:

@@ -79,6 +79,9 @@ _WITH_SOURCE = frozenset(("signed", "isa.examined"))
 _MAX_SHOWN = 8
 """Lines for one kind of fact: an image may carry hundreds of signatures."""
 
+_MAX_VALUE = 60
+"""Characters of a value with its alternatives: NVIDIA's own images have 30 of them."""
+
 _MAX_PATH = 4096
 
 
@@ -189,15 +192,20 @@ def _lines(report: ImageReport) -> list[str]:
 
 def _value(requirement: Requirement) -> str:
     """Return `>= 12.2`, and after it what would do as well: `= sm_70 | sm_80`."""
-    shown = f"{requirement.op} {requirement.value}"
+    shown = [f"{requirement.op} {requirement.value}"]
     for conjunction in requirement.alternatives:
-        shown += " | " + " and ".join(
-            (value if op == requirement.op else f"{op} {value}")
-            if key == requirement.key
-            else f"{key} {op} {value}"
-            for key, op, value in conjunction
+        shown.append(
+            " and ".join(
+                (value if op == requirement.op else f"{op} {value}")
+                if key == requirement.key
+                else f"{key} {op} {value}"
+                for key, op, value in conjunction
+            )
         )
-    return shown
+    text = " | ".join(shown)
+    if len(text) > _MAX_VALUE and len(shown) > 1:
+        text = f"{shown[0]} | {len(shown) - 1} more in --json"
+    return text
 
 
 def _amount(value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import (
     architecture,
     cpu,
@@ -16,6 +17,7 @@ from slurm_cmeta.evidence import (
 )
 from slurm_cmeta.evidence.subject import Subject
 from slurm_cmeta.facts import DECLARED
+from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from slurm_cmeta.evidence.software import Package
@@ -49,11 +51,29 @@ def read(image: Image) -> Findings:
         facts = _believing_the_code(subject, facts)
     for module in (gpu, mpi, libc, resources, description, provenance):
         facts += module.read(subject)
+    facts = _of_all_platforms(image, facts)
     if not subject.deep:
         return Findings(facts, [])
     from slurm_cmeta.evidence import software
 
     return Findings(facts, software.software(subject))
+
+
+def _of_all_platforms(image: Image, facts: list[Fact]) -> list[Fact]:
+    """Return the facts of an image for several architectures.
+
+    Any of them will do, and what was read of one says nothing hard of the others.
+    """
+    here = next((f.value for f in facts if f.key == "arch"), None)
+    stated = {vocabulary.architecture(p.name) or p.name for p in image.content.platforms}
+    others = sorted(stated.difference((here,))) if here else []
+    if not others:
+        return facts
+    alternatives = tuple((("arch", "=", clean(other)),) for other in others)
+    return [
+        f._replace(alternatives=alternatives) if f.key == "arch" else f._replace(hint=True)
+        for f in facts
+    ]
 
 
 def _believing_the_code(subject: Subject, facts: list[Fact]) -> list[Fact]:

@@ -30,6 +30,3 @@ DISTRIBUTION_DIRECTORIES = (
     *("/usr/lib/", "/usr/lib32/", "/usr/lib64/", "/usr/libx32/", "/usr/libexec/", "/usr/share/"),
 )
 """Where a distribution puts its own files (Filesystem Hierarchy Standard)."""
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""PATH where an image sets none (runc and Apptainer)."""

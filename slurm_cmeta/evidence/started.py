@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta.evidence.places import DEFAULT_PATH, DISTRIBUTION_DIRECTORIES
+from slurm_cmeta.evidence.places import DISTRIBUTION_DIRECTORIES
 from slurm_cmeta.image import shell
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Starts:
         """Return the file that a shell in `directory` would start for `word`."""
         if "/" in word:
             return self._file(word if word.startswith("/") else f"{directory}/{word}")
-        for place in self._environment.get("PATH", DEFAULT_PATH).split(":")[:16]:
+        for place in self._environment.get("PATH", shell.DEFAULT_PATH).split(":")[:16]:
             entry = self._file(f"{place}/{word}") if place.startswith("/") else None
             if entry is not None:
                 return entry

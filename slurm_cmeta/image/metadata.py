@@ -17,6 +17,8 @@ from slurm_cmeta.image.document import member
 from slurm_cmeta.text import clean, encodable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slurm_cmeta.image.content import Warnings
 
 MAX_JSON = 1024 * 1024
@@ -33,6 +35,8 @@ MAX_WORDS = 64
 _SPECIAL = frozenset(" \t;&|<>()'\"#*?$`\\{}[]!~")
 """Characters that mean something to a shell in a word without quotes."""
 _ESCAPED = frozenset('"$`\\')
+_LISTS = {"PATH": shell.DEFAULT_PATH, "LD_LIBRARY_PATH": ""}
+"""Lists of directories, with what they are where nobody sets them."""
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
@@ -124,22 +128,25 @@ def variables(found: Any) -> dict[str, str]:
     return kept
 
 
-def script_environment(document: Any) -> dict[str, str]:
-    """Return the variables that the environment scripts of inspect-metadata.json set plainly."""
+def script_environment(document: Any, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that the environment scripts of inspect-metadata.json set plainly, on
+    top of the `inherited` ones.
+    """
     scripts = member(document, "data", "attributes", "environment")
-    kept: dict[str, str] = {}
+    kept = dict(inherited or {})
     for name in sorted(scripts)[:MAX_WORDS] if isinstance(scripts, dict) else ():
         if isinstance(scripts[name], str):
-            kept.update(exported(scripts[name]))
+            kept.update(exported(scripts[name], kept))
     return kept
 
 
-def exported(script: str) -> dict[str, str]:
+def exported(script: str, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return what the lines `export KEY=VALUE` of a shell script surely set.
 
     No shell is run: a value with an expansion in it is left out, but for the form
     `${KEY:-"VALUE"}` with which Apptainer writes the environment of an OCI image
-    (internal/pkg/build/sources/conveyorPacker_oci.go).
+    (internal/pkg/build/sources/conveyorPacker_oci.go). Of a list of directories only those that
+    are expansions are left out, and `$PATH` in PATH is what it was before.
     """
     kept: dict[str, str] = {}
     for words, surely in shell.lines(script):
@@ -151,9 +158,23 @@ def exported(script: str) -> dict[str, str]:
         if not equals or not key or not _PLAIN.issuperset(key) or len(kept) >= MAX_VARIABLES:
             continue
         plain = _unquoted(value.strip(), key)
+        if plain is None and key in _LISTS:
+            before = kept.get(key) or (inherited or {}).get(key) or _LISTS[key]
+            plain = _directories(value.strip().strip("\"'"), key, before)
         if plain is not None:
             kept[key] = encodable(plain)
     return kept
+
+
+def _directories(value: str, key: str, before: str) -> str:
+    """Return a list of directories without those that take an expansion."""
+    found: list[str] = []
+    for directory in value.replace(f"${{{key}:+:${key}}}", f":${key}").split(":"):
+        if directory in (f"${key}", f"${{{key}}}"):
+            found += before.split(":")
+        elif not _SPECIAL.intersection(directory):
+            found.append(directory)
+    return ":".join(filter(None, found))
 
 
 def _unquoted(value: str, key: str) -> str | None:

@@ -12,6 +12,9 @@ MAX_SCRIPT = 64 * 1024
 
 MAX_LINES = 1000
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH where an image sets none (runc and Apptainer)."""
+
 _OPENING = frozenset(("if", "case", "for", "while", "until", "select", "{", "("))
 _CLOSING = frozenset(("fi", "esac", "done", "}", ")"))
 _HARMLESS = frozenset(("cd", ".", "source", "export", "set", "umask", "ulimit", "mkdir"))

@@ -239,10 +239,8 @@ class Sif(Content):
 
     def environment(self) -> dict[str, str]:
         """Return the variables of oci-config.json and of the scripts in inspect-metadata.json."""
-        return {
-            **metadata.oci_environment(self._document(_OCI_CONFIG)),
-            **metadata.script_environment(self._document(_INSPECT)),
-        }
+        inherited = metadata.oci_environment(self._document(_OCI_CONFIG))
+        return metadata.script_environment(self._document(_INSPECT), inherited)
 
     def run(self) -> Run:
         """Return the runscript of inspect-metadata.json and the entry point of oci-config.json."""

@@ -38,7 +38,7 @@ def environment(tree: FileTree) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in _ENVIRONMENT:
         script = tree.text(f"{DIRECTORY}/env/{name}", shell.MAX_SCRIPT)
-        found.update(metadata.exported(script))
+        found.update(metadata.exported(script, found))
     return found
 
 

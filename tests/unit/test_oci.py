@@ -437,3 +437,25 @@ def test_too_many_layers(tmp_path: Path) -> None:
 )
 def test_times(stamp: str, expected: int | None) -> None:
     assert seconds(stamp) == expected
+
+
+@every
+def test_an_image_for_several_architectures_runs_on_each(tmp_path: Path, wrap: Wrap) -> None:
+    """An x86 login node in front of an Arm cluster must not refuse it."""
+    from slurm_cmeta import requirement
+    from slurm_cmeta.cluster import NodeClass
+    from slurm_cmeta.match import judge
+
+    store = Store()
+    index = store.index(
+        store.image("amd64", TREE, variant="v3"), store.image("arm64", TREE, variant="v8")
+    )
+    with opened(wrap(tmp_path, store, index)) as image:
+        requirements = requirement.from_facts(evidence.read(image).facts)
+    assert [r.strength for r in requirements if r.key == "cpu"] in ([], ["soft"])
+    for features, verdict in (
+        (("x86_64", "x86_64_v2"), "match"),
+        (("aarch64",), "match"),
+        (("ppc64le",), "mismatch"),
+    ):
+        assert judge(requirements, NodeClass("n", 1, features)).verdict == verdict

@@ -187,6 +187,26 @@ def test_variables_of_a_script(line: str, value: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("export PATH=/opt/bin:$PATH", "/opt/bin:/usr/bin:/bin"),
+        ('export PATH="/opt/bin:${PATH}"', "/opt/bin:/usr/bin:/bin"),
+        ("export PATH=$PATH:/opt/bin", "/usr/bin:/bin:/opt/bin"),
+        ("export PATH=$HOME/bin:/opt/bin:$PATH", "/opt/bin:/usr/bin:/bin"),
+        ('export PATH="/opt/bin${PATH:+:$PATH}"', "/opt/bin:/usr/bin:/bin"),
+        ("export PATH=$(rm x):/opt/bin", "/opt/bin"),
+    ],
+)
+def test_lists_of_directories_keep_what_is_plain(line: str, value: str) -> None:
+    assert metadata_module.exported(line, {"PATH": "/usr/bin:/bin"})["PATH"] == value
+    twice = metadata_module.exported("export PATH=/a\nexport PATH=/b:$PATH\n")
+    assert twice == {"PATH": "/b:/a"}
+    assert metadata_module.exported("export LD_LIBRARY_PATH=/a:$LD_LIBRARY_PATH") == {
+        "LD_LIBRARY_PATH": "/a"
+    }
+
+
+@pytest.mark.parametrize(
     "document",
     [None, [], {}, {"Env": 5}, {"Env": {"a": "b"}}, {"config": []}, {"data": {"attributes": 1}}],
 )
