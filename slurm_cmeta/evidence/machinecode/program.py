@@ -358,6 +358,36 @@ class Program:
                     found.add(at(self.links.targets.get(reference & LOW, 0)))
         return found - {-1} - self.resolvers
 
+    def taken(self, reference: int) -> int:
+        """Return the function whose address a packed reference is, or -1.
+
+        Only a first byte counts: a constant such as a mask of bits may lie in the middle of one.
+        """
+        index = self.functions.at(reference & LOW)
+        return index if index >= 0 and self.functions.starts[index] == reference & LOW else -1
+
+    def chosen(self) -> set[int]:
+        """Return what ifunc resolvers choose from, and the code with AVX that this goes on in.
+
+        One variant jumps or falls into another, which has an address of its own (glibc 2.41:
+        __strcasecmp_avx2_rtm into __strcasecmp_l_avx2_rtm).
+        """
+        asked = set(self.resolvers)
+        for index in self.resolvers:
+            calls = (r for r in self.refers[index] if r >> SHIFT in (CALL, JUMP))
+            asked |= {self.functions.at(r & LOW) for r in calls} - {-1}
+        addresses = (r for i in asked for r in self.refers[i] if r >> SHIFT == ADDRESS)
+        found = {self.taken(r) for r in addresses} - {-1}
+        todo = list(found)
+        while todo:
+            for reference in self.refers[todo.pop()]:
+                after = self.functions.at(reference & LOW)
+                if reference >> SHIFT == JUMP and after >= 0 and after not in found:
+                    if self.masks[after] & VECTOR:
+                        found.add(after)
+                        todo.append(after)
+        return found
+
     def successors(self, refers: Iterable[int], own: bool = False) -> set[int]:
         """Return the functions that packed references lead to, resolvers left out.
 
@@ -366,7 +396,8 @@ class Program:
         """
         at = self.functions.at
         found = set()
-        taken = {at(r & LOW) for r in refers if r >> SHIFT == ADDRESS} - {-1} if own else set()
+        refers = list(refers)
+        taken = {self.taken(r) for r in refers if r >> SHIFT == ADDRESS} - {-1} if own else set()
         if len(taken) > MANY:
             refers = [r for r in refers if r >> SHIFT != ADDRESS]
         for reference in refers:
@@ -374,7 +405,7 @@ class Program:
             if what in (CALL, JUMP):
                 found.add(at(self.real(reference & LOW)))
             elif what == ADDRESS:
-                found.add(at(reference & LOW))
+                found.add(self.taken(reference))
             elif what == SLOT:
                 found.add(at(self.links.targets.get(reference & LOW, 0)))
         return found - {-1} - self.resolvers

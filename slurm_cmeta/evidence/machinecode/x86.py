@@ -153,15 +153,14 @@ def _discover(
     def outside(address: int) -> bool:
         return functions.at(address) < 0 and functions.in_code(address)
 
-    if not known or functions.size() * 100 < 95 * sum(b - a for a, b in functions.code):
-        left = MAX_REFERENCES
-        for start, end in zip(functions.starts, functions.ends, strict=True):
-            scan = decoder.scan(start, end)
-            left -= len(scan[1])
-            if left > 0 and len(scans) < MAX_FOUND:
-                scans[start] = scan
-            if left > 0:
-                todo += {r & LOW for r in scan[1] if r >> SHIFT in kinds and outside(r & LOW)}
+    left = MAX_REFERENCES
+    for start, end in zip(functions.starts, functions.ends, strict=True):
+        scan = decoder.scan(start, end)
+        left -= len(scan[1])
+        if left > 0 and len(scans) < MAX_FOUND:
+            scans[start] = scan
+        if left > 0:
+            todo += {r & LOW for r in scan[1] if r >> SHIFT in kinds and outside(r & LOW)}
     if not known:
         todo += links.exports
     found: list[tuple[int, int]] = []
@@ -215,6 +214,7 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
     """
     functions = program.functions
     shared = program.start < 0
+    variants = variants | program.chosen()
     roots = program.roots()
     if shared:
         exported = {functions.at(address) for address in program.links.exports}
