@@ -25,7 +25,7 @@ ASKS_CPU = re.compile(
 """Names of functions and data that tell of the CPU."""
 VARIANT = re.compile(
     r"(?i)(?:^|[^a-z])(?:avx|icelake)|(?:^|[^a-z])(?:"
-    r"s?sse[0-9]?(?:[_.]?[0-9])?|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|nehalem|westmere|"
+    r"s?sse[0-9]?(?:[_.]?[0-9])?|x86_(?:64_)?v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|nehalem|westmere|"
     r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|bulldozer|piledriver|"
     r"steamroller|excavator|barcelona|knl|prescott|penryn|dunnington|core2|atom|nano|opteron|"
     r"bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"

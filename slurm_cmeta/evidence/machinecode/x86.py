@@ -16,7 +16,7 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
-from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, VECTOR, flags, iced
+from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, LEGACY, VECTOR, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.links import R_RELATIVE, Links
 from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
@@ -70,8 +70,9 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
     counted = Counted(decoder)
     total = sum(end - start for start, end in functions.code)
     known = functions.size() * 2 >= total
-    dispatching = bool(links.resolvers or links.asks) or _asks(elf, functions, decoder)
     variants = _variants(elf, functions, links)
+    dispatching = bool(variants or links.resolvers or links.asks)
+    dispatching = dispatching or _asks(elf, functions, decoder)
     seen = 0
     chooses = False
     if known and not dispatching:
@@ -214,7 +215,6 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
     """
     functions = program.functions
     shared = program.start < 0
-    variants = variants | program.chosen()
     roots = program.roots()
     if shared:
         exported = {functions.at(address) for address in program.links.exports}
@@ -223,10 +223,11 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
             # What such a library exports beyond its base is for those who asked the CPU.
             exported = {index for index in exported if not program.masks[index] & _FLAGS}
         roots |= exported
-    own = _own_dispatch(program, roots, shared)
+    own = bool(variants) or _own_dispatch(program, roots, shared)
+    variants = variants | program.chosen()
     if not own and not shared:
         roots |= _in_tables(program)
-    # (function, whether a function made without AVX lies on the way)
+    # (function, whether one on the way is not evidently made with AVX)
     todo = [(index, False) for index in sorted(roots - variants)]
     done: set[tuple[int, bool]] = set()
     while todo:
@@ -235,16 +236,17 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
             continue
         done.add((index, generic))
         mask = program.masks[index]
-        if generic and mask & VECTOR:
-            continue  # generic code reaches AVX code in a program that knows the CPU: chosen
+        if own and mask & _FLAGS and (generic or mask & LEGACY):
+            continue  # who calls it, or which part of it runs, may be chosen out of sight
         if program.checks(index):
             always = program.unguarded(index, bool(mask & _FLAGS & ~counted.bits))
             counted.forms(always.first)
             after = program.successors(always.refers, own)
+            mask = program.decoder.mask(set(always.first))
         else:
             counted.function(mask, functions.starts[index], functions.ends[index])
             after = program.successors(program.refers[index], own)
-        generic |= own and program.generic(index)
+        generic |= own and index != program.start and not mask & VECTOR
         todo += [(other, generic) for other in after - variants]
     return own
 
