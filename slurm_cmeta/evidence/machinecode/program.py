@@ -35,7 +35,7 @@ from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
 from slurm_cmeta.evidence.machinecode.links import Links, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 ARRAY = 64
 """Bytes behind a taken address that belong to the answer when no symbol says how many."""
@@ -49,6 +49,17 @@ LEVELS = 5
 MANY = 12
 """Functions whose addresses one function takes before it is seen as filling a table."""
 MAX_REFERENCES = 3_000_000
+
+
+def generic_base(masks: Sequence[int]) -> bool:
+    """Say whether functions of these `masks` were, as a whole, compiled without AVX."""
+    plain = sum(1 for mask in masks if mask & LEGACY and not mask & VECTOR)
+    return plain * 8 > sum(1 for mask in masks if mask & VECTOR)
+
+
+def mixed(masks: Sequence[int]) -> bool:
+    """Say whether a file compiled without AVX has some code with it."""
+    return any(mask & VECTOR for mask in masks) and generic_base(masks)
 
 
 class References:
@@ -331,16 +342,6 @@ class Program:
             wanted,
         )
 
-    def generic(self, index: int) -> bool:
-        """Say whether function `index` was evidently compiled without AVX."""
-        return bool(self.masks[index] & LEGACY) and not self.masks[index] & VECTOR
-
-    @property
-    def generic_base(self) -> bool:
-        """Say whether the file was, as a whole, compiled without AVX."""
-        plain = sum(self.generic(index) for index in range(len(self.masks)))
-        return plain * 8 > sum(1 for mask in self.masks if mask & VECTOR)
-
     def roots(self) -> set[int]:
         """Return the functions that run, or may be called, when the file is used."""
         at = self.functions.at
@@ -378,14 +379,14 @@ class Program:
             asked |= {self.functions.at(r & LOW) for r in calls} - {-1}
         addresses = (r for i in asked for r in self.refers[i] if r >> SHIFT == ADDRESS)
         found = {self.taken(r) for r in addresses} - {-1}
+        seen = set(found)
         todo = list(found)
         while todo:
-            for reference in self.refers[todo.pop()]:
-                after = self.functions.at(reference & LOW)
-                if reference >> SHIFT == JUMP and after >= 0 and after not in found:
-                    if self.masks[after] & VECTOR:
-                        found.add(after)
-                        todo.append(after)
+            jumps = (r for r in self.refers[todo.pop()] if r >> SHIFT == JUMP)
+            after = {self.functions.at(r & LOW) for r in jumps} - {-1} - seen
+            found |= {index for index in after if self.masks[index] & VECTOR}
+            seen |= after
+            todo += after
         return found
 
     def successors(self, refers: Iterable[int], own: bool = False) -> set[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from bisect import bisect_right, insort
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,7 +21,7 @@ from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
 from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, LEGACY, VECTOR, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.links import R_RELATIVE, Links
-from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
+from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program, generic_base, mixed
 
 if TYPE_CHECKING:
     from array import array
@@ -73,29 +75,32 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
     variants = _variants(elf, functions, links)
     dispatching = bool(variants or links.resolvers or links.asks)
     dispatching = dispatching or _asks(elf, functions, decoder)
-    seen = 0
-    chooses = False
+    chooses = bool(variants)
+    masks: list[int] = []
     if known and not dispatching:
-        for index, (start, end) in enumerate(zip(functions.starts, functions.ends, strict=True)):
-            mask = decoder.mask(decoder.codes(start, end))
-            seen |= mask
-            if index not in variants:
-                counted.function(mask, start, end)
+        masks = [
+            decoder.mask(decoder.codes(start, end))
+            for start, end in zip(functions.starts, functions.ends, strict=True)
+        ]
+    if masks and not mixed(masks):
+        for index, mask in enumerate(masks):
+            counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut
     else:
         scans: dict[int, Scan] = {}
         functions.add(_discover(elf, functions, decoder, links, known, scans))
         variants = _variants(elf, functions, links)
         program = Program(elf, decoder, functions, links, scans)
-        for mask in program.masks:
-            seen |= mask
-        if dispatching:
-            chooses = _follow(program, counted, variants)
+        masks = program.masks
+        # Code with AVX in a file without was chosen by somebody, however that was done.
+        chooses = chooses or (not dispatching and mixed(masks))
+        if dispatching or chooses:
+            chooses = _follow(program, counted, variants, chooses)
         else:
-            for index, mask in enumerate(program.masks):
-                if index not in variants:
-                    counted.function(mask, functions.starts[index], functions.ends[index])
+            for index, mask in enumerate(masks):
+                counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut or program.cut
+    seen = functools.reduce(operator.or_, masks, 0)
     unread = "too many functions, or too large ones" if cut or decoder.cut else ""
     if functions.size() * 2 < total:
         unread = "most of the code is in functions that the file does not tell of"
@@ -208,10 +213,10 @@ def _extent(decoder: Decoder, start: int, limit: int) -> tuple[int, int]:
     return (limit if limit - start < 1 << 20 else start), min(limit - start, 1 << 20)
 
 
-def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
+def _follow(program: Program, counted: Counted, variants: set[int], own: bool) -> bool:
     """Count what is reached from the file's entries whatever the CPU is.
 
-    Return whether the program itself asks for the CPU.
+    `own` says that the file, not only its libc, is known to choose; return whether it does.
     """
     functions = program.functions
     shared = program.start < 0
@@ -219,11 +224,11 @@ def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
     if shared:
         exported = {functions.at(address) for address in program.links.exports}
         exported -= variants | {-1} | program.resolvers
-        if program.generic_base:
+        if generic_base(program.masks):
             # What such a library exports beyond its base is for those who asked the CPU.
             exported = {index for index in exported if not program.masks[index] & _FLAGS}
         roots |= exported
-    own = bool(variants) or _own_dispatch(program, roots, shared)
+    own = own or _own_dispatch(program, roots, shared)
     variants = variants | program.chosen()
     if not own and not shared:
         roots |= _in_tables(program)
