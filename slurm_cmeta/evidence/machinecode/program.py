@@ -29,13 +29,13 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
-from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED, LEGACY, VECTOR
+from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
 from slurm_cmeta.evidence.machinecode.links import Links, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 ARRAY = 64
 """Bytes behind a taken address that belong to the answer when no symbol says how many."""
@@ -49,17 +49,6 @@ LEVELS = 5
 MANY = 12
 """Functions whose addresses one function takes before it is seen as filling a table."""
 MAX_REFERENCES = 3_000_000
-
-
-def generic_base(masks: Sequence[int]) -> bool:
-    """Say whether functions of these `masks` were, as a whole, compiled without AVX."""
-    plain = sum(1 for mask in masks if mask & LEGACY and not mask & VECTOR)
-    return plain * 8 > sum(1 for mask in masks if mask & VECTOR)
-
-
-def mixed(masks: Sequence[int]) -> bool:
-    """Say whether a file compiled without AVX has some code with it."""
-    return any(mask & VECTOR for mask in masks) and generic_base(masks)
 
 
 class References:
@@ -366,28 +355,6 @@ class Program:
         """
         index = self.functions.at(reference & LOW)
         return index if index >= 0 and self.functions.starts[index] == reference & LOW else -1
-
-    def chosen(self) -> set[int]:
-        """Return what ifunc resolvers choose from, and the code with AVX that this goes on in.
-
-        One variant jumps or falls into another, which has an address of its own (glibc 2.41:
-        __strcasecmp_avx2_rtm into __strcasecmp_l_avx2_rtm).
-        """
-        asked = set(self.resolvers)
-        for index in self.resolvers:
-            calls = (r for r in self.refers[index] if r >> SHIFT in (CALL, JUMP))
-            asked |= {self.functions.at(r & LOW) for r in calls} - {-1}
-        addresses = (r for i in asked for r in self.refers[i] if r >> SHIFT == ADDRESS)
-        found = {self.taken(r) for r in addresses} - {-1}
-        seen = set(found)
-        todo = list(found)
-        while todo:
-            jumps = (r for r in self.refers[todo.pop()] if r >> SHIFT == JUMP)
-            after = {self.functions.at(r & LOW) for r in jumps} - {-1} - seen
-            found |= {index for index in after if self.masks[index] & VECTOR}
-            seen |= after
-            todo += after
-        return found
 
     def successors(self, refers: Iterable[int], own: bool = False) -> set[int]:
         """Return the functions that packed references lead to, resolvers left out.

@@ -8,6 +8,7 @@ import re
 from bisect import bisect_right, insort
 from typing import TYPE_CHECKING, TypeAlias
 
+from slurm_cmeta.evidence.machinecode.choice import follow, mixed, without_avx
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
     CALL,
@@ -18,10 +19,10 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
-from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, LEGACY, VECTOR, flags, iced
+from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
-from slurm_cmeta.evidence.machinecode.links import R_RELATIVE, Links
-from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program, generic_base, mixed
+from slurm_cmeta.evidence.machinecode.links import Links
+from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
 
 if TYPE_CHECKING:
     from array import array
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 Scan: TypeAlias = "tuple[int, array[int], bool]"
 _ASKS = re.compile(rb"\x0f\xa2|\x0f\x01\xd0")
 _FLAGS = sum(BIT.values())
-_BY_HAND = {"aes", "pclmulqdq", "sha_ni", "gfni", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4"}
-MAX_DATA = 64 << 20
-"""Bytes of data that are looked through for addresses of functions."""
 MAX_FOUND = 50_000
 """Functions found by following calls in files that do not say where their functions are."""
 
@@ -95,7 +93,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
         # Code with AVX in a file without was chosen by somebody, however that was done.
         chooses = chooses or (not dispatching and mixed(masks))
         if dispatching or chooses:
-            chooses = _follow(program, counted, variants, chooses)
+            chooses = follow(program, counted, variants, chooses)
         else:
             for index, mask in enumerate(masks):
                 counted.function(mask, functions.starts[index], functions.ends[index])
@@ -106,7 +104,7 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
         unread = "most of the code is in functions that the file does not tell of"
     if elf.cut:
         unread = "the file is damaged or cut short"
-    where = counted.where if "avx" in counted.where else _without_avx(counted.where, chooses)
+    where = counted.where if "avx" in counted.where else without_avx(counted.where, chooses)
     dispatched = frozenset(flags(seen & _FLAGS)) - set(where)
     return where, dispatched, functions.size(), unread
 
@@ -211,102 +209,3 @@ def _extent(decoder: Decoder, start: int, limit: int) -> tuple[int, int]:
             if flow in ENDS and i.next_ip > furthest:
                 return i.next_ip, i.next_ip - start
     return (limit if limit - start < 1 << 20 else start), min(limit - start, 1 << 20)
-
-
-def _follow(program: Program, counted: Counted, variants: set[int], own: bool) -> bool:
-    """Count what is reached from the file's entries whatever the CPU is.
-
-    `own` says that the file, not only its libc, is known to choose; return whether it does.
-    """
-    functions = program.functions
-    shared = program.start < 0
-    roots = program.roots()
-    if shared:
-        exported = {functions.at(address) for address in program.links.exports}
-        exported -= variants | {-1} | program.resolvers
-        if generic_base(program.masks):
-            # What such a library exports beyond its base is for those who asked the CPU.
-            exported = {index for index in exported if not program.masks[index] & _FLAGS}
-        roots |= exported
-    own = own or _own_dispatch(program, roots, shared)
-    variants = variants | program.chosen()
-    if not own and not shared:
-        roots |= _in_tables(program)
-    # (function, whether one on the way is not evidently made with AVX)
-    todo = [(index, False) for index in sorted(roots - variants)]
-    done: set[tuple[int, bool]] = set()
-    while todo:
-        index, generic = todo.pop()
-        if (index, generic) in done or (index, False) in done:
-            continue
-        done.add((index, generic))
-        mask = program.masks[index]
-        if own and mask & _FLAGS and (generic or mask & LEGACY):
-            continue  # who calls it, or which part of it runs, may be chosen out of sight
-        if program.checks(index):
-            always = program.unguarded(index, bool(mask & _FLAGS & ~counted.bits))
-            counted.forms(always.first)
-            after = program.successors(always.refers, own)
-            mask = program.decoder.mask(set(always.first))
-        else:
-            counted.function(mask, functions.starts[index], functions.ends[index])
-            after = program.successors(program.refers[index], own)
-        generic |= own and index != program.start and not mask & VECTOR
-        todo += [(other, generic) for other in after - variants]
-    return own
-
-
-def _without_avx(where: dict[str, int], chooses: bool) -> dict[str, int]:
-    """Return what counts of `where` in a file that does not need AVX.
-
-    No compiler emits AES or SHA instructions by itself, and whoever asks for them by -march gets
-    AVX too: they are for callers that asked the CPU (abseil has them in a library of their own).
-    Where the program chooses by itself, all else may be a choice whose reason is out of sight, such
-    as a flag that is passed on as an argument (zstd) or kept in an object (libgcrypt); what is lost
-    are needs that every CPU since 2009 meets.
-    """
-    return {} if chooses else {flag: at for flag, at in where.items() if flag not in _BY_HAND}
-
-
-def _in_tables(program: Program) -> set[int]:
-    """Return the functions that data points to (virtual ones, tables), but nobody chooses.
-
-    Only for programs in which libc alone asks for the CPU: its variants are what resolvers, and
-    functions that look at the answer, refer to.
-    """
-    elf, functions = program.elf, program.functions
-    starts = set(functions.starts)
-    found: set[int] = set()
-    left = MAX_DATA
-    for segment in elf.segments:
-        for low in range(0, segment.size if not segment.flags & 1 else 0, 1 << 20):
-            left -= 1 << 20
-            if left < 0:
-                break
-            found.update(starts.intersection(elf.pointers(segment.address + low, 1 << 20)))
-    for entry in elf.relocations():
-        if entry.kind == R_RELATIVE and entry.addend in starts:
-            found.add(entry.addend)
-    chosen = set(program.resolvers)
-    for index in range(len(program.masks)):
-        if index in program.resolvers or program.checks(index):
-            chosen |= program.successors(program.refers[index])
-    return {functions.at(address) for address in found} - chosen
-
-
-def _own_dispatch(program: Program, roots: set[int], shared: bool) -> bool:
-    """Say whether the program itself, not only its libc's start-up, asks for the CPU."""
-    if shared or program.links.asks or not program.resolvers:
-        # A static glibc has resolvers; Go, which has none, runs all from its start-up.
-        return bool(program.asking) or program.links.asks
-    seen = set(program.startup)
-    todo = list(roots - program.startup)
-    while todo:
-        index = todo.pop()
-        if index in seen:
-            continue
-        seen.add(index)
-        if index in program.asking:
-            return True
-        todo += program.successors(program.refers[index])
-    return False
