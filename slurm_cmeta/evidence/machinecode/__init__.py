@@ -47,7 +47,7 @@ def examine(data: bytes | mmap.mmap | memoryview, family: str) -> Emitted:
     calls and taken addresses, as of AVX code behind a `main` without; functions in both encodings.
     In a static program in which only glibc chooses, everything reached counts, except what ifunc
     resolvers, those of the program too, choose from. A choice made in another file without a name
-    that tells (links.ASKS_CPU, links.VARIANT) counts if the chosen code fills a file of its own.
+    that tells (links.ASKS_CPU, links.VARIANT) counts if the chosen code is most of a file.
     """
     with memoryview(data) as view, view.cast("B") as octets:
         return _survive(octets, family)
