@@ -35,7 +35,7 @@ CHUNK = 1024 * 1024
 VARIANTS = (
     *("sse4", "avx", "fma4", "x86-64-v", "x86_64_v", "hwcaps", "haswell", "broadwell", "skylake"),
     *("icelake", "cascadelake", "sapphirerapids", "znver", "zen2", "zen3", "zen4", "zen5"),
-    *("neoverse", "a64fx", "sve", "armv8.", "armv9", "power9", "power10"),
+    *("-v256", "neoverse", "a64fx", "sve", "armv8.", "armv9", "power9", "power10"),
 )
 """Parts of a path that mark one of several builds, of which a wrapper takes the fitting one."""
 
