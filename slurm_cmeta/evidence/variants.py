@@ -8,7 +8,7 @@ VARIANTS = frozenset(
         *("haswell", "broadwell", "skylake", "skylakex", "icelake", "cascadelake"),
         *("sapphirerapids", "neoverse", "a64fx", "sve", "sve2"),
         *("zen2", "zen3", "zen4", "zen5", "znver1", "znver2", "znver3", "znver4", "znver5"),
-        *("sse2", "sse3", "ssse3", "sse41", "sse42", "power8", "power9", "power10"),
+        *("sse2", "sse3", "ssse3", "sse41", "sse42", "power8", "power9", "power10", "v256"),
     )
 )
 """Words of a name that mark one of several builds, of which a wrapper or the loader takes the

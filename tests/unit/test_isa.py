@@ -118,6 +118,7 @@ def test_the_interpreter_of_an_entry_script_does_not_outweigh_the_application() 
         "opt/app/lib/glibc-hwcaps/x86-64-v3/libown.so",
         "opt/app/bin/app-x86-64-v4",
         "opt/app/bin/app.znver3",
+        "opt/bowtie2/bin/bowtie2-align-s-v256",
         "opt/ggml/libggml-cpu-skylakex.so",
         "opt/mkl/lib/libmkl_avx512.so.2",
     ],

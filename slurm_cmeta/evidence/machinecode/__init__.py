@@ -41,9 +41,13 @@ def examine(data: bytes | mmap.mmap | memoryview, family: str) -> Emitted:
     are worth examining, not what is loaded after a look at the CPU: in glibc-hwcaps directories or
     MKL's libmkl_avx2.so the code itself does not tell that somebody has chosen it.
 
-    What is not found: needs of code that only virtual tables or other data lead to, in programs
-    that choose by themselves; needs below AVX of such programs; a choice made in another file
-    without a name that tells (links.ASKS_CPU), whose chosen code then counts.
+    A file chooses where it, or what its names tell of, asks for the CPU, where it exports variants,
+    or where it was made without AVX and has some code with it. What is not found there: needs
+    below AVX; needs of code that no entry of the file leads to by way of AVX code alone, direct
+    calls and taken addresses, as of AVX code behind a `main` without; functions in both encodings.
+    In a static program in which only glibc chooses, everything reached counts, except what ifunc
+    resolvers, those of the program too, choose from. A choice made in another file without a name
+    that tells (links.ASKS_CPU, links.VARIANT) counts if the chosen code is most of a file.
     """
     with memoryview(data) as view, view.cast("B") as octets:
         return _survive(octets, family)

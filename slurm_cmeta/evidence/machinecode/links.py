@@ -20,15 +20,15 @@ ASKS_CPU = re.compile(
     r"(?i)cpu_?(?:id|info|flag|feature|support|has|have|model|cap|type|arch|indicator|detect)|"
     r"(?:has|have|(?<!sched_)get|detect|check)_?cpu(?!set|clock|alloc|free|count|time|usage)|"
     r"ia32cap|hardware_?(?:support|feature)|has_?(?:sse|avx|fma|bmi)|(?:chosen|supported)_?target|"
-    r"simd_?(?:level|support|detect)|_rtld_global_ro"
+    r"simd_?(?:level|support|detect)|std_detect|_rtld_global_ro"
 )
 """Names of functions and data that tell of the CPU."""
 VARIANT = re.compile(
     r"(?i)(?:^|[^a-z])(?:avx|icelake)|(?:^|[^a-z])(?:"
-    r"s?sse[0-9]?(?:[_.]?[0-9])?|x86_v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|nehalem|westmere|"
-    r"sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|bulldozer|piledriver|"
-    r"steamroller|excavator|barcelona|knl|prescott|penryn|dunnington|core2|atom|nano|opteron|"
-    r"bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
+    r"s?sse[0-9]?(?:[_.]?[0-9])?|x86_(?:64_)?v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|nehalem|"
+    r"westmere|sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|bulldozer|"
+    r"piledriver|steamroller|excavator|barcelona|knl|prescott|penryn|dunnington|core2|atom|nano|"
+    r"opteron|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
 )
 """Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
 

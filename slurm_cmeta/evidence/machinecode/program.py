@@ -29,7 +29,7 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
-from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED, LEGACY, VECTOR
+from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
 from slurm_cmeta.evidence.machinecode.links import Links, within
@@ -331,16 +331,6 @@ class Program:
             wanted,
         )
 
-    def generic(self, index: int) -> bool:
-        """Say whether function `index` was evidently compiled without AVX."""
-        return bool(self.masks[index] & LEGACY) and not self.masks[index] & VECTOR
-
-    @property
-    def generic_base(self) -> bool:
-        """Say whether the file was, as a whole, compiled without AVX."""
-        plain = sum(self.generic(index) for index in range(len(self.masks)))
-        return plain * 8 > sum(1 for mask in self.masks if mask & VECTOR)
-
     def roots(self) -> set[int]:
         """Return the functions that run, or may be called, when the file is used."""
         at = self.functions.at
@@ -358,6 +348,14 @@ class Program:
                     found.add(at(self.links.targets.get(reference & LOW, 0)))
         return found - {-1} - self.resolvers
 
+    def taken(self, reference: int) -> int:
+        """Return the function whose address a packed reference is, or -1.
+
+        Only a first byte counts: a constant such as a mask of bits may lie in the middle of one.
+        """
+        index = self.functions.at(reference & LOW)
+        return index if index >= 0 and self.functions.starts[index] == reference & LOW else -1
+
     def successors(self, refers: Iterable[int], own: bool = False) -> set[int]:
         """Return the functions that packed references lead to, resolvers left out.
 
@@ -366,7 +364,8 @@ class Program:
         """
         at = self.functions.at
         found = set()
-        taken = {at(r & LOW) for r in refers if r >> SHIFT == ADDRESS} - {-1} if own else set()
+        refers = list(refers)
+        taken = {self.taken(r) for r in refers if r >> SHIFT == ADDRESS} - {-1} if own else set()
         if len(taken) > MANY:
             refers = [r for r in refers if r >> SHIFT != ADDRESS]
         for reference in refers:
@@ -374,7 +373,7 @@ class Program:
             if what in (CALL, JUMP):
                 found.add(at(self.real(reference & LOW)))
             elif what == ADDRESS:
-                found.add(at(reference & LOW))
+                found.add(self.taken(reference))
             elif what == SLOT:
                 found.add(at(self.links.targets.get(reference & LOW, 0)))
         return found - {-1} - self.resolvers

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from bisect import bisect_right, insort
 from typing import TYPE_CHECKING, TypeAlias
 
+from slurm_cmeta.evidence.machinecode.choice import follow, mixed, without_avx
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
     CALL,
@@ -16,9 +19,9 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
-from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, VECTOR, flags, iced
+from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, flags, iced
 from slurm_cmeta.evidence.machinecode.functions import Functions
-from slurm_cmeta.evidence.machinecode.links import R_RELATIVE, Links
+from slurm_cmeta.evidence.machinecode.links import Links
 from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
 
 if TYPE_CHECKING:
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
 Scan: TypeAlias = "tuple[int, array[int], bool]"
 _ASKS = re.compile(rb"\x0f\xa2|\x0f\x01\xd0")
 _FLAGS = sum(BIT.values())
-_BY_HAND = {"aes", "pclmulqdq", "sha_ni", "gfni", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4"}
-MAX_DATA = 64 << 20
-"""Bytes of data that are looked through for addresses of functions."""
 MAX_FOUND = 50_000
 """Functions found by following calls in files that do not say where their functions are."""
 
@@ -70,37 +70,41 @@ def examine(elf: Elf) -> tuple[dict[str, int], frozenset[str], int, str]:
     counted = Counted(decoder)
     total = sum(end - start for start, end in functions.code)
     known = functions.size() * 2 >= total
-    dispatching = bool(links.resolvers or links.asks) or _asks(elf, functions, decoder)
     variants = _variants(elf, functions, links)
-    seen = 0
-    chooses = False
+    dispatching = bool(variants or links.resolvers or links.asks)
+    dispatching = dispatching or _asks(elf, functions, decoder)
+    chooses = bool(variants)
+    masks: list[int] = []
     if known and not dispatching:
-        for index, (start, end) in enumerate(zip(functions.starts, functions.ends, strict=True)):
-            mask = decoder.mask(decoder.codes(start, end))
-            seen |= mask
-            if index not in variants:
-                counted.function(mask, start, end)
+        masks = [
+            decoder.mask(decoder.codes(start, end))
+            for start, end in zip(functions.starts, functions.ends, strict=True)
+        ]
+    if masks and not mixed(masks):
+        for index, mask in enumerate(masks):
+            counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut
     else:
         scans: dict[int, Scan] = {}
         functions.add(_discover(elf, functions, decoder, links, known, scans))
         variants = _variants(elf, functions, links)
         program = Program(elf, decoder, functions, links, scans)
-        for mask in program.masks:
-            seen |= mask
-        if dispatching:
-            chooses = _follow(program, counted, variants)
+        masks = program.masks
+        # Code with AVX in a file without was chosen by somebody, however that was done.
+        chooses = chooses or (not dispatching and mixed(masks))
+        if dispatching or chooses:
+            chooses = follow(program, counted, variants, chooses)
         else:
-            for index, mask in enumerate(program.masks):
-                if index not in variants:
-                    counted.function(mask, functions.starts[index], functions.ends[index])
+            for index, mask in enumerate(masks):
+                counted.function(mask, functions.starts[index], functions.ends[index])
         cut = functions.cut or program.cut
+    seen = functools.reduce(operator.or_, masks, 0)
     unread = "too many functions, or too large ones" if cut or decoder.cut else ""
     if functions.size() * 2 < total:
         unread = "most of the code is in functions that the file does not tell of"
     if elf.cut:
         unread = "the file is damaged or cut short"
-    where = counted.where if "avx" in counted.where else _without_avx(counted.where, chooses)
+    where = counted.where if "avx" in counted.where else without_avx(counted.where, chooses)
     dispatched = frozenset(flags(seen & _FLAGS)) - set(where)
     return where, dispatched, functions.size(), unread
 
@@ -153,15 +157,14 @@ def _discover(
     def outside(address: int) -> bool:
         return functions.at(address) < 0 and functions.in_code(address)
 
-    if not known or functions.size() * 100 < 95 * sum(b - a for a, b in functions.code):
-        left = MAX_REFERENCES
-        for start, end in zip(functions.starts, functions.ends, strict=True):
-            scan = decoder.scan(start, end)
-            left -= len(scan[1])
-            if left > 0 and len(scans) < MAX_FOUND:
-                scans[start] = scan
-            if left > 0:
-                todo += {r & LOW for r in scan[1] if r >> SHIFT in kinds and outside(r & LOW)}
+    left = MAX_REFERENCES
+    for start, end in zip(functions.starts, functions.ends, strict=True):
+        scan = decoder.scan(start, end)
+        left -= len(scan[1])
+        if left > 0 and len(scans) < MAX_FOUND:
+            scans[start] = scan
+        if left > 0:
+            todo += {r & LOW for r in scan[1] if r >> SHIFT in kinds and outside(r & LOW)}
     if not known:
         todo += links.exports
     found: list[tuple[int, int]] = []
@@ -206,100 +209,3 @@ def _extent(decoder: Decoder, start: int, limit: int) -> tuple[int, int]:
             if flow in ENDS and i.next_ip > furthest:
                 return i.next_ip, i.next_ip - start
     return (limit if limit - start < 1 << 20 else start), min(limit - start, 1 << 20)
-
-
-def _follow(program: Program, counted: Counted, variants: set[int]) -> bool:
-    """Count what is reached from the file's entries whatever the CPU is.
-
-    Return whether the program itself asks for the CPU.
-    """
-    functions = program.functions
-    shared = program.start < 0
-    roots = program.roots()
-    if shared:
-        exported = {functions.at(address) for address in program.links.exports}
-        exported -= variants | {-1} | program.resolvers
-        if program.generic_base:
-            # What such a library exports beyond its base is for those who asked the CPU.
-            exported = {index for index in exported if not program.masks[index] & _FLAGS}
-        roots |= exported
-    own = _own_dispatch(program, roots, shared)
-    if not own and not shared:
-        roots |= _in_tables(program)
-    # (function, whether a function made without AVX lies on the way)
-    todo = [(index, False) for index in sorted(roots - variants)]
-    done: set[tuple[int, bool]] = set()
-    while todo:
-        index, generic = todo.pop()
-        if (index, generic) in done or (index, False) in done:
-            continue
-        done.add((index, generic))
-        mask = program.masks[index]
-        if generic and mask & VECTOR:
-            continue  # generic code reaches AVX code in a program that knows the CPU: chosen
-        if program.checks(index):
-            always = program.unguarded(index, bool(mask & _FLAGS & ~counted.bits))
-            counted.forms(always.first)
-            after = program.successors(always.refers, own)
-        else:
-            counted.function(mask, functions.starts[index], functions.ends[index])
-            after = program.successors(program.refers[index], own)
-        generic |= own and program.generic(index)
-        todo += [(other, generic) for other in after - variants]
-    return own
-
-
-def _without_avx(where: dict[str, int], chooses: bool) -> dict[str, int]:
-    """Return what counts of `where` in a file that does not need AVX.
-
-    No compiler emits AES or SHA instructions by itself, and whoever asks for them by -march gets
-    AVX too: they are for callers that asked the CPU (abseil has them in a library of their own).
-    Where the program chooses by itself, all else may be a choice whose reason is out of sight, such
-    as a flag that is passed on as an argument (zstd) or kept in an object (libgcrypt); what is lost
-    are needs that every CPU since 2009 meets.
-    """
-    return {} if chooses else {flag: at for flag, at in where.items() if flag not in _BY_HAND}
-
-
-def _in_tables(program: Program) -> set[int]:
-    """Return the functions that data points to (virtual ones, tables), but nobody chooses.
-
-    Only for programs in which libc alone asks for the CPU: its variants are what resolvers, and
-    functions that look at the answer, refer to.
-    """
-    elf, functions = program.elf, program.functions
-    starts = set(functions.starts)
-    found: set[int] = set()
-    left = MAX_DATA
-    for segment in elf.segments:
-        for low in range(0, segment.size if not segment.flags & 1 else 0, 1 << 20):
-            left -= 1 << 20
-            if left < 0:
-                break
-            found.update(starts.intersection(elf.pointers(segment.address + low, 1 << 20)))
-    for entry in elf.relocations():
-        if entry.kind == R_RELATIVE and entry.addend in starts:
-            found.add(entry.addend)
-    chosen = set(program.resolvers)
-    for index in range(len(program.masks)):
-        if index in program.resolvers or program.checks(index):
-            chosen |= program.successors(program.refers[index])
-    return {functions.at(address) for address in found} - chosen
-
-
-def _own_dispatch(program: Program, roots: set[int], shared: bool) -> bool:
-    """Say whether the program itself, not only its libc's start-up, asks for the CPU."""
-    if shared or program.links.asks or not program.resolvers:
-        # A static glibc has resolvers; Go, which has none, runs all from its start-up.
-        return bool(program.asking) or program.links.asks
-    seen = set(program.startup)
-    todo = list(roots - program.startup)
-    while todo:
-        index = todo.pop()
-        if index in seen:
-            continue
-        seen.add(index)
-        if index in program.asking:
-            return True
-        todo += program.successors(program.refers[index])
-    return False
