@@ -168,7 +168,7 @@ class TarTree(FileTree):
         self._targets: dict[int, bytes] = {}
         self.complete = False
         """Whether the archive was read to its end."""
-        source = Unpacked(place, packing, budget) if packing else Plain(place)
+        source = Unpacked(place, packing, budget) if packing else Plain(place, budget)
         self._index(source)
 
     def _index(self, source: Plain | Unpacked) -> None:
