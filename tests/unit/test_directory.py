@@ -461,7 +461,9 @@ def as_nobody(work: Callable[[], str]) -> str:
         ("config.json", "cannot be looked into: config.json: Permission denied"),
     ],
 )
-def test_why_a_directory_cannot_be_looked_into(tmp_path: Path, closed: str, reason: str) -> None:
+def test_why_a_directory_cannot_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str, reason: str
+) -> None:
     place = tmp_path / "image"
     (place / "bin").mkdir(parents=True)
     (place / "bin/sh").touch()
@@ -471,7 +473,7 @@ def test_why_a_directory_cannot_be_looked_into(tmp_path: Path, closed: str, reas
     for above in (tmp_path, *tmp_path.parents[:2]):
         above.chmod(0o755)
     (place / closed).chmod(0)
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
 
     def work() -> str:
         with pytest.raises(ImageError) as caught:
