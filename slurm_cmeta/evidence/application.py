@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence import elf
 from slurm_cmeta.evidence.subject import APPLICATION, Binary, reading
+from slurm_cmeta.image.filetree import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,14 @@ DISTRIBUTION_DIRECTORIES = (
 MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Directories that are links into /usr in a merged image, while older lists name them."""
 
-_DPKG = "/var/lib/dpkg/info"
-_APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
+DPKG = "/var/lib/dpkg"
+"""Where dpkg keeps its records: `status`, `status.d` (Distroless) and `info/PACKAGE.list`."""
+
+APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
+"""apk's record, before and since the move to /usr."""
+
+_KEPT = "owned"
+"""The attribute of a subject that holds what owned() found."""
 
 
 def files(subject: Subject) -> Iterator[Binary]:
@@ -42,9 +49,9 @@ def files(subject: Subject) -> Iterator[Binary]:
     tree = subject.tree
     if tree is None:
         return
-    owned = _owned(tree)
+    paths = owned(subject)
     for entry in tree.walk("/", NOT_ENTERED):
-        if not _may_be_code(entry) or _of_distribution(entry.path, owned):
+        if not _may_be_code(entry) or _of_distribution(entry.path, paths):
             continue
         binary = elf.open_elf(reading(tree, entry), entry.size)
         if binary is not None and binary.type in (elf.EXECUTABLE, elf.SHARED):
@@ -61,17 +68,30 @@ def _of_distribution(path: str, owned: frozenset[str] | None) -> bool:
     return path.startswith(DISTRIBUTION_DIRECTORIES)
 
 
+def owned(subject: Subject) -> frozenset[str] | None:
+    """Return the files that packages brought, as they lie in the tree; None where no list is.
+
+    The lists are read once for a subject, which keeps the answer.
+    """
+    kept = vars(subject)
+    if _KEPT not in kept:
+        kept[_KEPT] = None if subject.tree is None else _owned(subject.tree)
+    found: frozenset[str] | None = kept[_KEPT]
+    return found
+
+
 def _owned(tree: FileTree) -> frozenset[str] | None:
-    """Return the files that packages brought, as they lie in the tree; None where no list is."""
     found: set[str] = set()
     merged = tuple(d for d in MERGED if (e := tree.find(d)) is not None and e.path == f"/usr{d}")
     left = MAX_LISTS
-    for name, kind in tree.list(_DPKG, MAX_OWNED):
-        if kind == "file" and name.endswith(".list") and left > 0:
-            data = tree.read(tree.find(f"{_DPKG}/{name}"), 0, left)
+    for entry in tree.entries(f"{DPKG}/info"):
+        if left <= 0 or len(found) >= MAX_OWNED:
+            break
+        if entry.kind == FILE and entry.path.endswith(".list"):
+            data = tree.read(entry, 0, left)
             left -= len(data)
             _take(data.decode("utf-8", "surrogateescape").splitlines(), merged, found)
-    for database in _APK:
+    for database in APK:
         data = tree.read(tree.find(database), 0, max(left, 0))
         left -= len(data)
         _take(_apk_files(data.decode("utf-8", "surrogateescape")), merged, found)
@@ -89,7 +109,8 @@ def _apk_files(text: str) -> Iterator[str]:
 
 
 def _take(paths: Iterator[str] | list[str], merged: tuple[str, ...], found: set[str]) -> None:
+    moved = tuple(f"{directory}/" for directory in merged)
     for path in paths:
         if len(found) >= MAX_OWNED:
             return
-        found.add(f"/usr{path}" if path.startswith(tuple(f"{d}/" for d in merged)) else path)
+        found.add(f"/usr{path}" if path.startswith(moved) else path)

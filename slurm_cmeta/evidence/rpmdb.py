@@ -29,6 +29,10 @@ DIRECTORIES = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 MAX_STRING = 256
 """Bytes of one name, version or release."""
 
+MAX_TAGS = 512
+"""Entries of one header that are looked at. They are in the order of their numbers, and the largest
+number wanted here is the least of all but a dozen; real headers have about 100."""
+
 _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
 _INT32, _STRING = 4, 6
 
@@ -63,7 +67,8 @@ def _of_database(tree: FileTree, entry: Entry) -> Iterator[tuple[str, str, str]]
         return tree.read(entry, offset, size)
 
     try:
-        for row in sqlitefile.Database(read, entry.size).rows("Packages"):
+        database = sqlitefile.Database(read, entry.size, tree.step)
+        for row in database.rows("Packages", 2):
             blob = row[1] if len(row) > 1 else None
             found = package(blob) if isinstance(blob, bytes) else None
             if found is not None and found[0] != "gpg-pubkey":  # a key, not a package
@@ -82,7 +87,7 @@ def package(blob: bytes) -> tuple[str, str] | None:
         return None
     texts: dict[int, str] = {}
     epoch = 0
-    for place in range(8, data, 16):
+    for place in range(8, min(data, 8 + 16 * MAX_TAGS), 16):
         tag, kind, offset, _ = struct.unpack_from(">IIII", blob, place)
         at = data + offset
         if tag == _EPOCH and kind == _INT32 and at + 4 <= len(blob):

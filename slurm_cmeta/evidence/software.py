@@ -6,6 +6,8 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence import jsonscan, rpmdb, sbom
+from slurm_cmeta.evidence.application import APK, DPKG
+from slurm_cmeta.image.filetree import FILE
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -38,10 +40,9 @@ MAX_LOCKS = 8
 
 CHUNK = 256 * 1024
 
-DPKG = "/var/lib/dpkg/status"
-DPKG_PARTS = "/var/lib/dpkg/status.d"
+STATUS = f"{DPKG}/status"
+STATUS_PARTS = f"{DPKG}/status.d"
 """A file for each package, in images of Distroless."""
-APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
 
 SKIP = frozenset({"/proc", "/sys", "/dev"})
 
@@ -101,16 +102,13 @@ def _all(subject: Subject) -> Iterator[tuple[str, Found]]:
 
 def _dpkg(tree: FileTree) -> Iterator[Found]:
     """Yield what dpkg calls installed (dpkg-query(1), the file status; deb-control(5))."""
-    status = tree.find(DPKG)
+    status = tree.find(STATUS)
     if status is not None:
         for stanza in _stanzas(tree, status, ":", ("Package", "Version", "Status")):
             if stanza.get("Status", "").endswith(" installed"):
-                yield stanza.get("Package", ""), stanza.get("Version", ""), DPKG
-    if tree.find(DPKG_PARTS) is None:
-        return
-    for name, kind in tree.list(DPKG_PARTS):
-        part = tree.find(f"{DPKG_PARTS}/{name}") if kind == "file" else None
-        if part is not None and not name.endswith(".md5sums"):
+                yield stanza.get("Package", ""), stanza.get("Version", ""), STATUS
+    for part in tree.entries(STATUS_PARTS):
+        if part.kind == FILE and not part.path.endswith(".md5sums"):
             for stanza in _stanzas(tree, part, ":", ("Package", "Version")):
                 if stanza.get("Package"):
                     yield stanza["Package"], stanza.get("Version", ""), clean(part.path)

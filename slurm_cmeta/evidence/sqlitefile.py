@@ -29,8 +29,8 @@ MAX_ROWS = 300_000
 """Rows of one table."""
 
 MAX_READ = 1024 * 1024 * 1024
-"""Bytes that are taken from pages in all. Rows that overlap could ask for the same ones again and
-again; 20,000 real packages take 0.3 GB."""
+"""Bytes that are taken as pages and as rows in all. Rows that overlap could ask for the same ones
+again and again; 20,000 real packages take 0.6 GB."""
 
 WINDOW = 64 * 1024
 """Bytes read from the file at once. Neighbouring pages are used together."""
@@ -39,6 +39,9 @@ MAX_WINDOWS = 32
 """Windows that are kept, 2 MB."""
 
 MAGIC = b"SQLite format 3\0"
+_SCHEMA_COLUMNS = 4
+"""Type, name, table and root page (sqlite_schema)."""
+
 _INTERIOR, _LEAF = 5, 13
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 """Bytes of a value of the serial types 0 to 9."""
@@ -53,9 +56,15 @@ class DamagedError(Exception):
 class Database:
     """An SQLite file of `size` bytes that `read(offset, size)` reads."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        """Read the header; raise DamagedError if it is none."""
+    def __init__(
+        self, read: Callable[[int, int], bytes], size: int, go_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Read the header; raise DamagedError if it is none.
+
+        `go_on` is asked before each row; when it says no, nothing more is read.
+        """
         self._read = read
+        self._go_on = go_on
         self._size = size
         self._windows: dict[int, bytes] = {}
         self._taken = 0
@@ -68,31 +77,35 @@ class Database:
         if self._page < 512 or self._page & (self._page - 1) or self._usable < 480:
             raise DamagedError("its page size is none")
 
-    def rows(self, table: str) -> Iterator[list[Value]]:
-        """Yield the rows of a table: integers, and the first bytes of texts and blobs.
+    def rows(self, table: str, columns: int) -> Iterator[list[Value]]:
+        """Yield the first `columns` of the rows of a table: integers, and the first bytes of texts
+        and blobs.
 
         A float is None, as is the column that the row's number stands for. Raises DamagedError if
         there is no such table, or if nothing more can be read.
         """
-        for row in self._rows(1):
+        for row in self._rows(1, _SCHEMA_COLUMNS):
             if len(row) >= 4 and row[0] == b"table" and row[1] == table.encode():
                 if isinstance(row[3], int):
-                    yield from self._rows(row[3])
+                    yield from self._rows(row[3], columns)
                     return
                 break
         raise DamagedError(f"it has no table {table}")
 
     def _bytes(self, offset: int, size: int) -> bytes:
         """Return bytes that may lie in two windows, fewer at the end of the file."""
-        self._taken += size
-        if self._taken > MAX_READ:
-            raise DamagedError("too much of it would have to be read")
+        self._take(size)
         number, start = divmod(offset, WINDOW)
         data = self._window(number)[start : start + size]
         while len(data) < size and (number + 1) * WINDOW < self._size:
             number += 1
             data += self._window(number)[: size - len(data)]
         return data
+
+    def _take(self, size: int) -> None:
+        self._taken += size
+        if self._taken > MAX_READ:
+            raise DamagedError("too much of it would have to be read")
 
     def _window(self, number: int) -> bytes:
         data = self._windows.pop(number, None)
@@ -111,7 +124,7 @@ class Database:
             raise DamagedError(f"page {number} cannot be read")
         return data
 
-    def _rows(self, root: int) -> Iterator[list[Value]]:
+    def _rows(self, root: int, columns: int) -> Iterator[list[Value]]:
         stack, seen, rows = [root], {root}, 0
         while stack:
             number = stack.pop()
@@ -133,7 +146,11 @@ class Database:
                 rows += 1
                 if rows > MAX_ROWS:
                     raise DamagedError(f"it has more than {MAX_ROWS} rows")
-                yield _record(self._payload(page, cell))
+                if not self._go_on():
+                    raise DamagedError("reading it was given up")
+                data = self._payload(page, cell)
+                self._take(len(data))
+                yield _record(data, columns)
             if kind == _INTERIOR:
                 children.append(int.from_bytes(page[start + 8 : start + 12], "big"))
             for child in reversed(children):
@@ -166,14 +183,14 @@ class Database:
         return data[:wanted]
 
 
-def _record(data: bytes) -> list[Value]:
-    """Return the columns of a row whose first bytes are `data`."""
+def _record(data: bytes, limit: int) -> list[Value]:
+    """Return the first `limit` columns of a row whose first bytes are `data`."""
     end, place = _varint(data, 0)
     if end > len(data):
         raise DamagedError("it has a row with too many columns")
     columns: list[Value] = []
     at = end
-    while place < end:
+    while place < end and len(columns) < limit:
         kind, place = _varint(data, place)
         size = (kind - 12) // 2 if kind >= 12 else _SIZES[kind] if kind < 10 else 0
         piece = data[at : at + size]

@@ -1,8 +1,8 @@
 """What an image file is and holds. Knows nothing of Slurm or of nodes.
 
-A format is a module with a function `read(source, warnings)`, which returns its Content, or None
-where a closer look shows another format. It is imported when an image is recognised by its content:
-a file by its first bytes, a directory by what it holds. FORMATS is the only list of them.
+A format is a module with a function `read(source, warnings, budget)`, which returns its Content, or
+None where a closer look shows another format. It is imported when an image is recognised by its
+content: a file by its first bytes, a directory by what it holds. FORMATS is the only list of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.image import heads, sif, singularityd, unread
 from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
-from slurm_cmeta.image.filetree import quick_budget
+from slurm_cmeta.image.filetree import OutOfBudgetError, TreeError, quick_budget
 from slurm_cmeta.image.reader import Identity, Reader, error
+from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,10 +149,11 @@ def open_image(path: str, budget: Budget | None = None) -> Image:
 
     Raises ImageError with the one-line message `PATH: reason` if it cannot be read, is no image
     of a known format, or is damaged where the damage matters. Lesser damage (broken labels, an
-    object outside the file) becomes a warning of the image. `budget` bounds what is read of the
-    files in it: by default what a submission can afford.
+    object outside the file) becomes a warning of the image. `budget` bounds all that is read of
+    it, from its first byte on: by default what a submission can afford.
     """
     warnings = Warnings()
+    budget = budget or quick_budget()
     source: Reader | Folder
     if os.path.isdir(path):
         from slurm_cmeta.image.directory import Folder
@@ -160,31 +162,40 @@ def open_image(path: str, budget: Budget | None = None) -> Image:
     else:
         source = Reader(path)
     try:
-        content = _read(source, warnings)
+        content = _read(source, warnings, budget)
     except BaseException:
         source.close()
         raise
-    return Image(source, content, warnings, budget or quick_budget())
+    return Image(source, content, warnings, budget)
 
 
-def _read(source: Reader | Folder, warnings: Warnings) -> Content:
-    head = b""
+def _read(source: Reader | Folder, warnings: Warnings, budget: Budget) -> Content:
+    head, unseen = b"", ""
     if isinstance(source, Reader):
         head = source.head()
         if not head:
             raise error(source.path, "is empty")
-    else:
-        from slurm_cmeta.image.directory import holds
     for kind in FORMATS:
-        if isinstance(source, Reader):
-            recognised = kind.recognises is not None and kind.recognises(head)
-        else:
-            recognised = bool(kind.entry) and holds(source, kind.entry)
-        if recognised:
-            content: Content | None = _module(kind.module).read(source, warnings)
-            if content is not None:
-                return content
+        try:
+            if _recognises(kind, source, head, budget):
+                content: Content | None = _module(kind.module).read(source, warnings, budget)
+                if content is not None:
+                    return content
+        except OutOfBudgetError as problem:
+            raise error(source.path, f"cannot be looked into: {problem}") from None
+        except TreeError as problem:  # it may be of another format still
+            unseen = unseen or str(problem)
+    if unseen:
+        raise error(source.path, f"cannot be looked into: {clean(unseen)}")
     raise error(source.path, unread.name(head) if head else unread.DIRECTORY)
+
+
+def _recognises(kind: Format, source: Reader | Folder, head: bytes, budget: Budget) -> bool:
+    if isinstance(source, Reader):
+        return kind.recognises is not None and kind.recognises(head)
+    from slurm_cmeta.image.directory import holds
+
+    return bool(kind.entry) and holds(source, kind.entry, budget)
 
 
 def _module(name: str) -> ModuleType:

@@ -23,6 +23,7 @@ from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings
+    from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.image.reader import Reader
 
 MAX_MEMBERS = 4096
@@ -32,9 +33,9 @@ MAX_IMAGES = 32
 """Images of one `docker save`."""
 
 
-def read(reader: Reader, warnings: Warnings) -> OciImage:
+def read(reader: Reader, warnings: Warnings, budget: Budget) -> OciImage:
     """Return what the archive holds; raise ImageError if there is no image in it."""
-    archive = Archive(reader, warnings)
+    archive = Archive(reader, warnings, budget)
     docker = archive.find("manifest.json") is not None
     if archive.find("index.json") is not None and archive.find("oci-layout") is not None:
         name, title = (
@@ -42,7 +43,7 @@ def read(reader: Reader, warnings: Warnings) -> OciImage:
         )
         image = OciImage(name, title, archive, warnings)
         try:
-            image.choose(reader.path, archive.json("index.json"))
+            image.choose(reader.path, archive.json("index.json"), budget)
         except ImageError:
             if not docker:
                 raise
@@ -56,13 +57,15 @@ def read(reader: Reader, warnings: Warnings) -> OciImage:
 class Archive:
     """The members of a tar archive by name. Blobs of OCI are members, too."""
 
-    def __init__(self, reader: Reader, warnings: Warnings) -> None:
+    def __init__(self, reader: Reader, warnings: Warnings, budget: Budget) -> None:
         self._reader = reader
+        self._budget = budget
         self._places: dict[bytes, Slice] = {}
         self._links: dict[bytes, bytes] = {}
-        source = Plain(Slice(reader, 0, reader.size))
+        source = Plain(Slice(reader, 0, reader.size), budget)
         try:
             for member in tarheaders.members(source):
+                budget.spend(tarheaders.BLOCK)
                 if len(self._places) + len(self._links) >= MAX_MEMBERS:
                     warnings.add(f"more than {MAX_MEMBERS} members: the others are ignored")
                     break
@@ -97,7 +100,7 @@ class Archive:
     def json(self, name: str, *, array: bool = False) -> dict[str, Any]:
         """Return the JSON object that a member is, or {"list": ...} of an array.
 
-        Raises ImageError if it is not there or not believed.
+        Raises ImageError if it is not there or not believed, TreeError if the budget is used up.
         """
         path = self._reader.path
         place = self.member(name)
@@ -106,6 +109,7 @@ class Archive:
             raise error(path, f"is damaged: {shown} is not in it")
         if place.size > MAX_JSON:
             raise error(path, f"is damaged: {shown} has {place.size} bytes, more than {MAX_JSON}")
+        self._budget.spend(place.size)
         data = self._reader.read(place.offset, place.size)
         digits = name.rpartition("/")[2].removesuffix(".json")
         if oci.is_digest(f"sha256:{digits}") and not oci.verify(data, f"sha256:{digits}"):
@@ -136,18 +140,21 @@ def _read_docker(archive: Archive, reader: Reader, warnings: Warnings) -> Docker
         warnings.add(f"more than {MAX_IMAGES} images in manifest.json: the rest is ignored")
     image = DockerImage("docker-archive", "Docker archive", archive, warnings)
     found: list[tuple[str, Config, list[str]]] = []
+    configs: dict[str, Config] = {}
     for entry in entries[:MAX_IMAGES]:
         tags = texts(entry, "RepoTags")
         name = clean(tags[0] if tags else text(entry, "Config")[:19], 60)
         try:
-            config = read_config(archive.json(text(entry, "Config")), warnings)
+            where = text(entry, "Config")
+            if where not in configs:
+                configs[where] = read_config(archive.json(where), warnings)
         except ImageError as problem:
             if len(entries) == 1:
                 raise
             reason = str(problem).removeprefix(f"{clean(reader.path, MAX_PATH)}: ")
             warnings.add(f"image {name} {reason}")
             continue
-        found.append((name, config, texts(entry, "Layers")))
+        found.append((name, configs[where], texts(entry, "Layers")))
     if not found:
         raise error(reader.path, "is a Docker archive without an undamaged image")
     chosen = image.prefer(

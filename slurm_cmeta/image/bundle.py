@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.image.content import Content, Run, Stated
-from slurm_cmeta.image.directory import DirectoryTree, Folder
+from slurm_cmeta.image.directory import DirectoryTree, Folder, read_document
 from slurm_cmeta.image.document import member, table, text, texts
-from slurm_cmeta.image.filetree import quick_budget
-from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load, variables
+from slurm_cmeta.image.metadata import variables
 from slurm_cmeta.image.reader import MAX_PATH, error
 from slurm_cmeta.text import clean
 
@@ -27,24 +26,19 @@ if TYPE_CHECKING:
 _ARCHITECTURE = "org.opencontainers.image.architecture"
 
 
-def read(folder: Folder, warnings: Warnings) -> Bundle | None:
+def read(folder: Folder, warnings: Warnings, budget: Budget) -> Bundle | None:
     """Return what the bundle holds, None if its config.json is that of something else.
 
     Raises ImageError if no runtime could use it.
     """
-    tree = DirectoryTree(folder, "the bundle", warnings, quick_budget())
-    reader = tree.open(tree.find("config.json"))
-    if reader is None:
+    tree = DirectoryTree(folder, "the bundle", warnings, budget)
+    found = read_document(tree, "config.json", "is no OCI bundle: its config.json")
+    if found is None:
         return None
-    if reader.size > MAX_JSON:
-        raise error(folder.path, f"has a config.json of {reader.size} bytes, more than {MAX_JSON}")
-    try:
-        config = load(reader.read(0, reader.size))
-    except DocumentError as problem:
-        raise error(folder.path, f"is no OCI bundle: its config.json {problem}") from None
+    config, identity = found
     if not text(config, "ociVersion") and not isinstance(member(config, "process"), dict):
         return None
-    folder.identify_with(reader.identity)
+    folder.identify_with(identity)
     return Bundle(folder, config, warnings)
 
 

@@ -19,28 +19,71 @@ from slurm_cmeta.image.filetree import (
     SYMLINK,
     Entry,
     FileTree,
+    OutOfBudgetError,
     TreeError,
     joined,
-    quick_budget,
 )
+from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
 from slurm_cmeta.image.reader import FLAGS, Identity, Reader, error, strerror, why_not_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
+    from typing import Any, Literal
 
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget
 
+MAX_OPEN = 16
+"""Blobs of one image that are open at once. A submission may have 64 descriptors (libs/cmeta.c
+bounds its helper), and an image 127 layers."""
+
+MAX_SORTED = 100_000
+"""Names of one directory that are put in order; more come in the order of several such lots."""
+
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
+_NAMES_A_STEP = 1000
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
 
 
-class Folder:
-    """An open directory. Owns its descriptor, and those of the files given to keep()."""
+class _Pool:
+    """Open files by path, those last used; the others are closed."""
 
-    __slots__ = ("_fd", "_kept", "identity", "path")
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    def get(self, path: str) -> int:
+        """Return the descriptor of `path`, -1 if it is not open."""
+        fd = self._open.pop(path, -1)
+        if fd >= 0:
+            self._open[path] = fd  # the last used one is the last in the dictionary
+        return fd
+
+    def put(self, path: str, fd: int) -> None:
+        """Own the open file `fd`."""
+        self.drop(path)
+        self._open[path] = fd
+        if len(self._open) > MAX_OPEN:
+            self.drop(next(iter(self._open)))
+
+    def drop(self, path: str) -> None:
+        """Close `path` if it is open."""
+        fd = self._open.pop(path, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close all."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+class Folder:
+    """An open directory. Owns its descriptor, those of blobs in it, and what keep() was given."""
+
+    __slots__ = ("_fd", "_kept", "identity", "path", "pool")
 
     def __init__(self, path: str, *, beside: int | None = None) -> None:
         """Open `path`, relative to the open directory `beside` if given.
@@ -49,7 +92,8 @@ class Folder:
         """
         self.path = path
         self._fd = -1
-        self._kept: list[Folder | Reader] = []
+        self._kept: list[Folder] = []
+        self.pool = _Pool()
         try:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
             self._fd = os.open(path, flags, dir_fd=beside)
@@ -86,7 +130,7 @@ class Folder:
             max(own.ctime_ns, other.ctime_ns),
         )
 
-    def keep(self, other: Folder | Reader) -> None:
+    def keep(self, other: Folder) -> None:
         """Close `other` when this is closed."""
         self._kept.append(other)
 
@@ -95,6 +139,7 @@ class Folder:
         for other in self._kept:
             other.close()
         self._kept.clear()
+        self.pool.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -103,12 +148,93 @@ class Folder:
         self.close()
 
 
-def holds(folder: Folder, path: str) -> bool:
-    """Tell whether there is anything at `path` in the directory."""
+class Blob(Reader):
+    """A regular file in a directory, open only while it is one of those last read."""
+
+    __slots__ = ("_entry", "_tree")
+
+    def __init__(self, tree: DirectoryTree, entry: Entry) -> None:
+        """Open the file; raise TreeError if that cannot be done."""
+        self.path = f"{tree.folder.path}{entry.path}"
+        self._fd = -1
+        self._window = b""
+        self._tree = tree
+        self._entry = entry
+        fd = tree.open_file(entry)
+        self._is_of(os.fstat(fd))
+        tree.folder.pool.put(entry.path, fd)
+
+    def _descriptor(self) -> int:
+        pool = self._tree.folder.pool
+        fd = pool.get(self._entry.path)
+        if fd < 0:
+            try:
+                fd = self._tree.open_file(self._entry)
+            except TreeError as problem:
+                raise error(self.path, f"cannot be read: {problem}") from None
+            before = self.identity
+            self._is_of(os.fstat(fd))
+            if self.identity != before:
+                self.identity = before
+                os.close(fd)
+                raise error(self.path, "was changed while it was read")
+            pool.put(self._entry.path, fd)
+        return fd
+
+    def release(self) -> None:
+        """Close the file; it is opened again when it is read again."""
+        self._tree.folder.pool.drop(self._entry.path)
+
+    def close(self) -> None:
+        """Close the file, as release() does."""
+        self.release()
+
+    def __del__(self) -> None:
+        """Leave the file to the pool, where another reader of it may have opened it."""
+
+
+def holds(folder: Folder, path: str, budget: Budget) -> bool:
+    """Tell whether there is anything at `path` in the directory.
+
+    Raises TreeError, with the directory in question, where that cannot be told.
+    """
     from slurm_cmeta.image.content import Warnings
 
-    tree = DirectoryTree(folder, "the directory", Warnings(), quick_budget())
-    return tree.find(path, follow=False) is not None
+    tree = DirectoryTree(folder, "the directory", Warnings(), budget)
+    try:
+        return tree.look(path, follow=False) is not None
+    except OutOfBudgetError:
+        raise
+    except TreeError as problem:
+        above = path.rpartition("/")[0]
+        raise TreeError(f"{above}: {problem}" if above else str(problem)) from None
+
+
+def read_document(
+    tree: DirectoryTree, name: str, wrong: str
+) -> tuple[dict[str, Any], Identity] | None:
+    """Return the JSON object in the file `name` of a directory, and what tells it from others.
+
+    None if there is no such file. Raises TreeError if it cannot be read; and ImageError, which says
+    `wrong` (`is a damaged OCI layout`), if it is not to be believed.
+    """
+    entry = tree.look(name)
+    if entry is None or entry.kind != FILE:
+        return None
+    path = tree.folder.path
+    try:
+        blob = Blob(tree, entry)
+    except TreeError as problem:
+        raise TreeError(f"{name}: {problem}") from None
+    try:
+        if blob.size > MAX_JSON:
+            raise error(path, f"has a {name} of {blob.size} bytes, more than {MAX_JSON}")
+        tree.budget.spend(blob.size)
+        return load(blob.read(0, blob.size)), blob.identity
+    except DocumentError as problem:
+        raise error(path, f"{wrong} {problem}") from None
+    finally:
+        blob.release()
 
 
 class DirectoryTree(FileTree):
@@ -116,29 +242,32 @@ class DirectoryTree(FileTree):
 
     def __init__(self, folder: Folder, what: str, warnings: Warnings, budget: Budget) -> None:
         super().__init__(warnings, budget, what)
-        self._folder = folder
+        self.folder = folder
         self._directory = _Held()
         self._file = _Held()
 
-    def open(self, entry: Entry | None) -> Reader | None:
-        """Return an open regular file, closed with the folder; None (and a warning) if not."""
+    def look(self, path: str, *, follow: bool = True) -> Entry | None:
+        """Return what is at `path`, as find() does; raise TreeError where that cannot be told."""
+        return self._find(path, follow)
+
+    def blob(self, path: str) -> Blob | None:
+        """Return a reader of the regular file at `path`; None (and a warning) if it cannot be."""
+        entry = self.find(path)
         if entry is None or entry.kind != FILE:
             return None
         try:
-            reader = Reader.of(f"{self._folder.path}{entry.path}", self._open(entry))
+            return Blob(self, entry)
         except TreeError as problem:
             self._lost(entry.path, problem)
             return None
-        self._folder.keep(reader)
-        return reader
 
     def _root(self) -> Entry:
         return self._entry("/", os.fstat(self._top()))
 
     def _top(self) -> int:
-        if self._folder.fd < 0:
+        if self.folder.fd < 0:
             raise TreeError("the image is closed")
-        return self._folder.fd
+        return self.folder.fd
 
     def _at(self, path: str) -> int:
         """Return a descriptor (O_PATH) of the directory `path`, ours until the next call."""
@@ -177,13 +306,20 @@ class DirectoryTree(FileTree):
             listed.take("", os.open(".", flags, dir_fd=here))
             found = os.scandir(listed.fd)
         with found:
-            while True:
-                with _problems():
-                    item = next(found, None)
-                    kind = _kind(item) if item else ""
-                if item is None:
-                    return
-                yield item.name, kind
+            more = True
+            while more:
+                names: list[tuple[str, str]] = []
+                while more and len(names) < MAX_SORTED:
+                    if len(names) % _NAMES_A_STEP == _NAMES_A_STEP - 1:
+                        self.budget.spend()
+                    with _problems():
+                        item = next(found, None)
+                        if item is None:
+                            more = False
+                        else:
+                            names.append((item.name, _kind(item)))
+                names.sort()
+                yield from names
 
     def _target(self, link: Entry) -> str:
         parent, _, name = link.path.rpartition("/")
@@ -191,7 +327,8 @@ class DirectoryTree(FileTree):
         with _problems():
             return os.readlink(name, dir_fd=here)
 
-    def _open(self, file: Entry) -> int:
+    def open_file(self, file: Entry) -> int:
+        """Return a descriptor of a regular file; raise TreeError if that cannot be opened."""
         parent, _, name = file.path.rpartition("/")
         here = self._at(parent or "/")
         # Opening may wake a FIFO's writer or start a device: look once more, as short before as
@@ -207,9 +344,9 @@ class DirectoryTree(FileTree):
         return fd
 
     def _read(self, file: Entry, offset: int, size: int) -> bytes:
-        if self._file.path != file.path or self._folder.fd < 0:
+        if self._file.path != file.path or self.folder.fd < 0:
             self._top()
-            self._file.take(file.path, self._open(file))
+            self._file.take(file.path, self.open_file(file))
         data = bytearray()
         while len(data) < size:
             with _problems():

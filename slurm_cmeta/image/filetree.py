@@ -7,6 +7,7 @@ links are followed inside the image only, as they would be after chroot(2).
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,8 +130,26 @@ class FileTree:
         self.warnings = warnings
         self.budget = budget
         self.what = what
-        self._known: dict[str, Entry | None] = {}
+        self._at_root: Entry | None = None
+        self._known: dict[tuple[str, str | bool], Entry | None] = {}
+        """By path and whether links were followed, and by directory and name."""
         self._stopped = False
+        self._whole = True
+
+    @property
+    def whole(self) -> bool:
+        """False once something of the image was lost, so that what was found may not be all.
+
+        That is: the budget was used up, directories were too deep to be entered, something could
+        not be read or was not understood, or there was no room to remember it or put it aside.
+        What a caller's own limit leaves out is not lost, nor is that of a large file in a packed
+        layer only the beginning is kept, where that was enough for who read it.
+        """
+        return self._whole
+
+    def lose(self) -> None:
+        """Say that something of the image is not in this tree, of which whole speaks."""
+        self._whole = False
 
     def _root(self) -> Entry:
         raise NotImplementedError
@@ -169,10 +188,13 @@ class FileTree:
             self._lost(path, problem)
             return None
 
-    def list(self, path: str, limit: int = MAX_NAMES) -> list[tuple[str, str]]:
+    def list(
+        self, path: str, limit: int = MAX_NAMES, *, quiet: bool = False
+    ) -> list[tuple[str, str]]:
         """Return name and kind of the first `limit` entries of the directory at `path`.
 
-        The kind of a symbolic link is `symlink`. Nothing if there is no such directory.
+        The kind of a symbolic link is `symlink`. Nothing if there is no such directory. That it
+        has more names is a warning, unless `quiet`: for who wants a few of however many.
         """
         found: list[tuple[str, str]] = []
         try:
@@ -183,15 +205,39 @@ class FileTree:
                 if name in (".", "..", "") or "/" in name:
                     continue
                 if len(found) == limit:
-                    self.warnings.add(
-                        f"{clean(directory.path)} in {self.what} holds more than {limit} names: "
-                        "the others are not looked at"
-                    )
+                    if not quiet:
+                        self.warnings.add(
+                            f"{clean(directory.path)} in {self.what} holds more than {limit} "
+                            "names: the others are not looked at"
+                        )
                     break
                 found.append((name, kind))
         except TreeError as problem:
             self._lost(path, problem)
         return found
+
+    def entries(self, path: str) -> Sequence[Entry]:
+        """Return the files and directories in the directory at `path`, in one pass over it.
+
+        That is cheaper than to find() what list() gives, which looks through the directory again
+        for each name. Links are left out. Nothing if there is no such directory.
+        """
+        directory = self.find(path)
+        if directory is None or directory.kind != DIRECTORY or self._stopped:
+            return ()
+        return self._children(directory)
+
+    def step(self) -> bool:
+        """Take one step of the budget, for who works long on what was read; False if it is used up.
+
+        Then there is a warning, as for any other step.
+        """
+        try:
+            self.budget.spend()
+        except OutOfBudgetError as problem:
+            self._lost("/", problem)
+            return False
+        return True
 
     def read(self, entry: Entry | None, offset: int = 0, size: int | None = None) -> bytes:
         """Return up to `size` bytes of a file (to its end by default), fewer at its end.
@@ -233,6 +279,7 @@ class FileTree:
             number = self._number(directory)
             if number is not None:
                 if number in entered:
+                    self._whole = False  # it may as well be another one of the same number
                     self.warnings.add(f"{self.what} has a directory in more than one place")
                     continue
                 entered.add(number)
@@ -244,6 +291,7 @@ class FileTree:
                     if depth < MAX_DEPTH:
                         deeper.append((entry, depth + 1))
                     else:
+                        self._whole = False
                         self.warnings.add(
                             f"{self.what} has directories more than {MAX_DEPTH} deep: "
                             "they are not looked at"
@@ -264,6 +312,8 @@ class FileTree:
                 entry = self._child(directory, name)
                 if entry is not None and entry.kind == kind:
                     found.append(entry)
+                else:
+                    self._whole = False
         except TreeError as problem:
             self._lost(directory.path, problem)
         return found
@@ -271,11 +321,15 @@ class FileTree:
     def _find(self, path: str, follow: bool) -> Entry | None:
         if len(path) > MAX_PATH or "\0" in path:
             return None
-        key = path if follow else f"{path}\0"
+        key = (path, follow)
         if key in self._known:
             return self._known[key]
         if self._stopped:
             return None
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            return None  # no file has such a name
         entry = self._resolve(path, follow)
         if len(self._known) < MAX_CACHED:
             self._known[key] = entry
@@ -311,15 +365,14 @@ class FileTree:
         return trail[-1]
 
     def _look_up_root(self) -> Entry:
-        known = self._known.get("/")
-        if known is None:
+        if self._at_root is None:
             self.budget.spend()
-            known = self._known["/"] = self._root()
-        return known
+            self._at_root = self._root()
+        return self._at_root
 
     def _look_up(self, directory: Entry, name: str) -> Entry | None:
-        """Return a child, remembered under a key that no caller's path can have."""
-        key = f"{directory.path.rstrip('/')}/{name}\0"
+        """Return a child, and remember it by its directory and name."""
+        key = (directory.path, name)
         if key in self._known:
             return self._known[key]
         self.budget.spend()
@@ -329,6 +382,7 @@ class FileTree:
         return entry
 
     def _lost(self, path: str, problem: TreeError) -> None:
+        self._whole = False
         if isinstance(problem, OutOfBudgetError):
             if not self._stopped:
                 self._stopped = True

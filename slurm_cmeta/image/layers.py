@@ -55,9 +55,10 @@ def open_stack(parts: Sequence[Part], warnings: Warnings, budget: Budget) -> Fil
         return None
     shared = Shared(warnings, deep=budget.deep)
     trees: list[FileTree] = []
-    whole = True
+    whole, lost = True, False
     for part in parts:
         if part.media_type.endswith(_SKIPPED):
+            lost = True
             warnings.add(f"{part.what} is a writable overlay (ext3), which is not looked into")
             continue
         reason = _unreadable(part)
@@ -79,11 +80,20 @@ def open_stack(parts: Sequence[Part], warnings: Warnings, budget: Budget) -> Fil
             warnings.add(f"{part.what} {reason}: it and what is below are not looked into")
             whole = False
             break
-    if not trees or (not whole and not budget.deep):
+    if not trees:
+        return None
+    if not whole and not budget.deep:
+        warnings.add(
+            "not all layers can be read: what is in the others is looked into by --deep only"
+        )
         return None
     if len(trees) == 1 and not isinstance(trees[0], TarTree):
-        return trees[0]
-    return LayeredTree(trees, warnings, budget, "the image")
+        tree = trees[0]
+    else:
+        tree = LayeredTree(trees, warnings, budget, "the image")
+    if lost or not whole:
+        tree.lose()
+    return tree
 
 
 def _head(part: Part) -> bytes:
@@ -130,6 +140,11 @@ class LayeredTree(FileTree):
     ) -> None:
         super().__init__(warnings, budget, what)
         self._trees = tuple(trees)
+
+    @property
+    def whole(self) -> bool:
+        """False once something of the image was lost, in this tree or in one of its layers."""
+        return self._whole and all(tree.whole for tree in self._trees)
 
     def _root(self) -> Entry:
         found = [(number, tree._look_up_root()) for number, tree in enumerate(self._trees)]
@@ -179,6 +194,15 @@ class LayeredTree(FileTree):
                     if kind != OTHER:
                         yield name, kind
             settled |= gone
+
+    def _number(self, directory: Entry) -> object:
+        numbers = []
+        for number, entry in directory.handle:
+            below = self._trees[number]._number(entry)
+            if below is None:
+                return None
+            numbers.append((number, below))
+        return tuple(numbers)
 
     def _target(self, link: Entry) -> str:
         number, entry = _one(link)

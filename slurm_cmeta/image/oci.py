@@ -17,11 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from slurm_cmeta.image.document import member, table, text
+from slurm_cmeta.image.filetree import OutOfBudgetError
 from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings
+    from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.image.reader import Reader
 
 MAX_NESTING = 4
@@ -122,23 +124,39 @@ def verify(data: bytes, digest: str) -> bool:
     return hashlib.new(algorithm, data).hexdigest() == digits
 
 
-def document(blobs: Blobs, digest: str, left: list[int] | None = None) -> dict[str, Any]:
-    """Return the JSON object in the blob `digest`; raise BlobError if it is not to be had.
+class Allowance:
+    """How much JSON may still be read for one image."""
 
-    `left` holds the bytes that may still be read, and is reduced.
-    """
+    __slots__ = ("_budget", "_left")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._left = MAX_TOTAL
+
+    def take(self, size: int) -> None:
+        """Take `size` bytes; raise BlobError where there is no more of them, or of time."""
+        self._left -= size
+        if self._left < 0:
+            raise BlobError(f"is not read: there are more than {MAX_TOTAL} bytes of JSON")
+        try:
+            self._budget.spend(size)
+        except OutOfBudgetError as problem:
+            raise BlobError(f"is not read: {problem}") from None
+
+
+def document(blobs: Blobs, digest: str, allowance: Allowance) -> dict[str, Any]:
+    """Return the JSON object in the blob `digest`; raise BlobError if it is not to be had."""
     if not is_digest(digest):
         raise BlobError(f"has no usable digest ({clean(digest, 80)})")
     place = blobs.find(digest)
     if place is None:
+        allowance.take(0)  # who has no time to look cannot say that it is not there
         raise MissingError("is not in the image")
     if place.size > MAX_JSON:
         raise BlobError(f"has {place.size} bytes, more than {MAX_JSON}")
-    if left is not None:
-        left[0] -= place.size
-        if left[0] < 0:
-            raise BlobError(f"is not read: there are more than {MAX_TOTAL} bytes of JSON")
+    allowance.take(place.size)
     data = place.reader.read(place.offset, place.size)
+    place.reader.release()
     if not verify(data, digest):
         raise BlobError("is damaged: it has not the digest that it is named by")
     try:
@@ -173,14 +191,14 @@ def _descriptor(item: dict[str, Any]) -> Descriptor:
 class Found:
     """The images that an index names, directly or through other indexes."""
 
-    def __init__(self, blobs: Blobs, warnings: Warnings) -> None:
+    def __init__(self, blobs: Blobs, warnings: Warnings, allowance: Allowance) -> None:
         self.manifests: list[Manifest] = []
         self.problems: list[str] = []
         """Why others are not among them."""
         self._blobs = blobs
         self._warnings = warnings
         self._seen: set[str] = set()
-        self._left = [MAX_TOTAL]
+        self._allowance = allowance
 
     def follow(self, index: dict[str, Any], depth: int = 0) -> None:
         """Add what `index` names."""
@@ -212,7 +230,7 @@ class Found:
             self._skip(f"{what} is of the unknown media type {clean(descriptor.media_type, 80)}")
             return
         try:
-            found = document(self._blobs, descriptor.digest, self._left)
+            found = document(self._blobs, descriptor.digest, self._allowance)
         except MissingError as problem:
             # The image was made for fewer platforms than the index has: nothing is wrong.
             self.problems.append(f"{what} {problem}")

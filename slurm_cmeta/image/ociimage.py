@@ -57,23 +57,23 @@ class OciImage(Content):
         self._labels: dict[str, str] = {}
         self._layers: tuple[oci.Descriptor, ...] = ()
 
-    def choose(self, path: str, index: dict[str, Any]) -> None:
+    def choose(self, path: str, index: dict[str, Any], budget: Budget) -> None:
         """Be the image among those of `index` that is meant here; raise ImageError if none is.
 
         The only one; else the first of this machine's architecture; else the first.
         """
-        found = oci.Found(self._blobs, self._warnings)
+        allowance = oci.Allowance(budget)
+        found = oci.Found(self._blobs, self._warnings, allowance)
         found.follow(index)
         if not found.manifests:
             more = f": {found.problems[0]}" if found.problems else " in its index"
             raise error(path, f"is {_article(self.title)} without an image{more}")
-        manifests, configs = found.manifests, dict[str, Config]()
-        platforms = [self._platform(manifest, configs) for manifest in manifests[1:] and manifests]
+        manifests = found.manifests
+        configs = _Configs(self._blobs, self._warnings, allowance)
+        platforms = [_platform(manifest, configs) for manifest in manifests[1:] and manifests]
         manifest = manifests[self.prefer(platforms, [manifest.name for manifest in manifests])]
         self.digest = manifest.digest
-        config = configs.get(manifest.config.digest)
-        if config is None:
-            config = self._read_config(manifest)
+        config = configs.of(manifest)
         self.take(config, manifest.layers, _listed(manifest.descriptor))
         self._labels = {**manifest.annotations, **config.labels}
 
@@ -143,20 +143,36 @@ class OciImage(Content):
         )
         return chosen
 
-    def _platform(self, manifest: oci.Manifest, configs: dict[str, Config]) -> Stated:
-        """Return the platform of one of several images; adds its configuration if read for it."""
-        stated = _listed(manifest.descriptor)
-        if stated is None:
-            config = configs[manifest.config.digest] = self._read_config(manifest)
-            stated = Stated(config.architecture, _CONFIG, config.variant)
-        return stated
 
-    def _read_config(self, manifest: oci.Manifest) -> Config:
-        try:
-            return read_config(oci.document(self._blobs, manifest.config.digest), self._warnings)
-        except oci.BlobError as problem:
-            self._warnings.add(f"the configuration of {manifest.name} {problem}: it is ignored")
-            return Config()
+class _Configs:
+    """The configurations of several images, each read once, however many name it."""
+
+    def __init__(self, blobs: oci.Blobs, warnings: Warnings, allowance: oci.Allowance) -> None:
+        self._blobs = blobs
+        self._warnings = warnings
+        self._allowance = allowance
+        self._known: dict[str, Config] = {}
+
+    def of(self, manifest: oci.Manifest) -> Config:
+        """Return the configuration of an image; an empty one, with a warning, if it has none."""
+        digest = manifest.config.digest
+        if digest not in self._known:
+            try:
+                document = oci.document(self._blobs, digest, self._allowance)
+                self._known[digest] = read_config(document, self._warnings)
+            except oci.BlobError as problem:
+                self._warnings.add(f"the configuration of {manifest.name} {problem}: it is ignored")
+                self._known[digest] = Config()
+        return self._known[digest]
+
+
+def _platform(manifest: oci.Manifest, configs: _Configs) -> Stated:
+    """Return the platform of one of several images."""
+    stated = _listed(manifest.descriptor)
+    if stated is None:
+        config = configs.of(manifest)
+        stated = Stated(config.architecture, _CONFIG, config.variant)
+    return stated
 
 
 def _article(title: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slurm_cmeta.image.content import StoredObject, Warnings
+    from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.image.reader import Reader
 
 
@@ -45,6 +46,7 @@ class OciSif(OciImage):
         warnings: Warnings,
         header: sif.Header,
         descriptors: Sequence[sif.Descriptor],
+        budget: Budget,
     ) -> None:
         blobs = Blobs()
         super().__init__("oci-sif", "OCI-SIF", blobs, warnings)
@@ -65,12 +67,12 @@ class OciSif(OciImage):
             elif descriptor.type == sif.OCI_BLOB and stored.readable:
                 digest = descriptor.extra.split(b"\0", 1)[0].decode("ascii", "replace")
                 blobs.places.setdefault(digest, Slice(reader, stored.offset, stored.size))
-        self._read_index(reader, indexes)
+        self._read_index(reader, indexes, budget)
         self.uuid = sif.uuid(header)
         if self.created is None and 0 < header.created < 1 << 40:
             self.created, self.created_source = header.created, "OCI-SIF header"
 
-    def _read_index(self, reader: Reader, indexes: Sequence[StoredObject]) -> None:
+    def _read_index(self, reader: Reader, indexes: Sequence[StoredObject], budget: Budget) -> None:
         if len(indexes) > 1:
             numbers = ", ".join(str(stored.number) for stored in indexes[:4])
             raise error(reader.path, f"has {len(indexes)} OCI root indexes (descriptors {numbers})")
@@ -86,4 +88,4 @@ class OciSif(OciImage):
             index = load(reader.read(stored.offset, stored.size))
         except DocumentError as problem:
             raise error(reader.path, f"is damaged: {what} {problem}") from None
-        self.choose(reader.path, index)
+        self.choose(reader.path, index, budget)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SUPERBLOCK = struct.Struct("<4s24xH10xQ48x")
 
 
-def read(reader: Reader, warnings: Warnings) -> RawSquashfs:
+def read(reader: Reader, warnings: Warnings, budget: Budget) -> RawSquashfs:
     """Return what the squashfs holds; raise ImageError if it cannot be mounted."""
     return RawSquashfs(reader, warnings)
 

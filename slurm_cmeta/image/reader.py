@@ -68,22 +68,6 @@ class Reader:
             raise error(path, "is no path: it holds a NUL or cannot be encoded") from None
         self._is_of(info)
 
-    @classmethod
-    def of(cls, path: str, fd: int) -> Reader:
-        """Return a reader that owns the open file `fd`, called `path` in its errors.
-
-        Raises ImageError, and closes the file, if it is no regular file.
-        """
-        reader = cls.__new__(cls)
-        reader.path, reader._fd, reader._window = path, fd, b""
-        try:
-            info = os.fstat(fd)
-        except OSError as problem:
-            raise error(path, f"cannot be read: {strerror(problem)}") from None
-        _refuse_unless_regular(path, info.st_mode)
-        reader._is_of(info)
-        return reader
-
     def _is_of(self, info: os.stat_result) -> None:
         self.size = info.st_size
         self.identity = Identity(
@@ -118,20 +102,29 @@ class Reader:
         Raises ImageError if the file cannot be read or has become shorter.
         """
         done = 0
+        fd = self._descriptor()
         while done < len(buffer):
             try:
-                got = os.preadv(self._fd, [memoryview(buffer)[done:]], offset + done)
+                got = os.preadv(fd, [memoryview(buffer)[done:]], offset + done)
             except OSError as problem:
                 raise error(self.path, f"cannot be read: {strerror(problem)}") from None
             if not got:
                 raise error(self.path, "became shorter while it was read")
             done += got
 
+    def _descriptor(self) -> int:
+        """Return the descriptor for one read; raise ImageError where there is none."""
+        return self._fd
+
+    def release(self) -> None:
+        """Let go of what is open, where that can be had again: nothing will be read for now."""
+
     def _pread(self, offset: int, size: int) -> bytes:
         data = b""
+        fd = self._descriptor()
         while len(data) < size:
             try:
-                part = os.pread(self._fd, size - len(data), offset + len(data))
+                part = os.pread(fd, size - len(data), offset + len(data))
             except OSError as problem:
                 raise error(self.path, f"cannot be read: {strerror(problem)}") from None
             if not part:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slurm_cmeta.image.filetree import Budget, FileTree
 
 
-def read(folder: Folder, warnings: Warnings) -> Sandbox:
+def read(folder: Folder, warnings: Warnings, budget: Budget) -> Sandbox:
     """Return what the directory holds."""
     return Sandbox(folder, warnings)
 

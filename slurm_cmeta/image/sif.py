@@ -172,7 +172,7 @@ def recognises(head: bytes) -> bool:
     return len(head) < _HEADER.size and head.startswith(_LAUNCH)
 
 
-def read(reader: Reader, warnings: Warnings) -> Content:
+def read(reader: Reader, warnings: Warnings, budget: Budget) -> Content:
     """Return what the SIF holds; raise ImageError if no runtime could use it."""
     header = _read_header(reader)
     _check_data_section(reader, header, warnings)
@@ -181,7 +181,7 @@ def read(reader: Reader, warnings: Warnings) -> Content:
     if OCI_ROOT_INDEX in types and PARTITION not in types:
         from slurm_cmeta.image.ocisif import OciSif
 
-        return OciSif(reader, warnings, header, descriptors)
+        return OciSif(reader, warnings, header, descriptors, budget)
     return Sif(reader, warnings, header, descriptors)
 
 

@@ -41,6 +41,13 @@ MAX_CALL_READS = 4096
 """Pieces of the file that one call into libsquashfs may read: 2,048 metadata blocks of 8 KiB, which
 is a directory of half a million names, or the block list of a file of 500 GB."""
 
+MAX_KEPT = 1024
+"""Bytes of a file's list of blocks that an entry holds on to: 256 blocks, 32 MiB of a file at the
+usual size. Longer lists are read again when the file is."""
+
+MAX_LISTS = 16 * 1024 * 1024
+"""Bytes of longer lists that are kept, those last used."""
+
 MAX_PIECE = 2 * 1024 * 1024
 """Bytes of one such piece: a block has at most 1 MiB, and does not grow when it is packed."""
 
@@ -112,10 +119,16 @@ class SquashfsTree(FileTree):
         """Name as mksquashfs has it."""
         self.bytes_used = int(self._super.bytes_used)
         self._unpacker = self._new_unpacker()
-        self._directories = self._owned(
-            library.sqfs_dir_reader_create(self._super, self._unpacker, self._file, 0)
+        self._directories = self._new_directories()
+        self._lists: dict[str, Any] = {}
+        self._lists_size = 0
+        self._at_root = self._root()
+
+    def _new_directories(self) -> Any:
+        """Return a reader of directories, which is at one place in one of them."""
+        return self._owned(
+            self._lib.sqfs_dir_reader_create(self._super, self._unpacker, self._file, 0)
         )
-        self._known["/"] = self._root()
 
     def _new_unpacker(self) -> Any:
         if self._super.compression_id == _LZO:
@@ -155,65 +168,110 @@ class SquashfsTree(FileTree):
             raise TreeError(_ERRORS.get(code, f"error {code}"))
         return code
 
-    def _inode(self, call: Any, *arguments: Any) -> Any:
+    def _inode(self, call: Any, directories: Any) -> Any:
         out = self._ffi.new("sqfs_inode_generic_t **")
-        self._check(call(self._directories, *arguments, out))
+        self._check(call(directories, out))
         if out[0] == self._ffi.NULL:
             raise TreeError("no inode")
         return self._ffi.gc(out[0], self._lib.sqfs_free)
 
-    def _entry(self, path: str, inode: Any) -> Entry:
-        number = int(inode.type)
-        kind = _KINDS.get(number if number < 8 else number - 7, OTHER)
+    def _entry(self, path: str, inode: Any, above: Any) -> Entry:
+        """Return an entry; its handle is the inode, or `above`, that of its directory, where the
+        inode of a file takes too much memory to be kept.
+        """
+        kind = _KINDS.get(_basic(inode), OTHER)
         size = 0
         if kind == FILE:
             out = self._ffi.new("uint64_t *")
             self._check(self._lib.sqfs_inode_get_file_size(inode, out))
             size = min(int(out[0]), (1 << 63) - 1)
-        return Entry(path, kind, size, int(inode.mode) & 0o7777, inode)
+        mode = int(inode.mode) & 0o7777
+        if kind == FILE and int(inode.payload_bytes_available) > MAX_KEPT:
+            return Entry(path, kind, size, mode, above)
+        return Entry(path, kind, size, mode, inode)
+
+    def _inode_of(self, file: Entry) -> Any:
+        """Return the inode of a file, read again where the entry does not hold it."""
+        if _KINDS.get(_basic(file.handle)) == FILE:
+            return file.handle
+        inode = self._lists.pop(file.path, None)
+        if inode is None:
+            name = file.path.rpartition("/")[2]
+            inode = self._find_inode(file.handle, name)
+            if inode is None or _KINDS.get(_basic(inode)) != FILE:
+                raise TreeError("the directory that held it does not any more")
+            self._lists_size += int(inode.payload_bytes_available)
+        self._lists[file.path] = inode  # the last used one is the last in the dictionary
+        while self._lists_size > MAX_LISTS and len(self._lists) > 1:
+            oldest = self._lists.pop(next(iter(self._lists)))
+            self._lists_size -= int(oldest.payload_bytes_available)
+        return inode
 
     def _root(self) -> Entry:
         self._window.begin()
         try:
-            return self._entry("/", self._inode(self._lib.sqfs_dir_reader_get_root_inode))
+            inode = self._inode(self._lib.sqfs_dir_reader_get_root_inode, self._directories)
+            return self._entry("/", inode, None)
         except TreeError as problem:
             raise NotReadableError(f"has no root directory: {problem}") from None
 
     def _number(self, directory: Entry) -> object:
         return int(directory.handle.inode_number)
 
-    def _open(self, directory: Entry) -> None:
-        self._window.begin()
-        self._check(self._lib.sqfs_dir_reader_open_dir(self._directories, directory.handle, 0))
-
     def _child(self, directory: Entry, name: str) -> Entry | None:
-        self._open(directory)
+        inode = self._find_inode(directory.handle, name)
+        if inode is None:
+            return None
+        return self._entry(joined(directory, name), inode, directory.handle)
+
+    def _find_inode(self, directory: Any, name: str) -> Any:
+        """Return the inode of `name` in the directory of that inode, None if it is not there."""
+        self._window.begin()
+        self._check(self._lib.sqfs_dir_reader_open_dir(self._directories, directory, 0))
         code = self._lib.sqfs_dir_reader_find(self._directories, os.fsencode(name))
         if code == _ERROR_NO_ENTRY and not self._window.problem:
             return None
         self._check(code)
-        inode = self._inode(self._lib.sqfs_dir_reader_get_inode)
-        return self._entry(joined(directory, name), inode)
+        return self._inode(self._lib.sqfs_dir_reader_get_inode, self._directories)
 
     def _names(self, directory: Entry) -> Iterator[tuple[str, str]]:
+        for name, kind, _ in self._listing(directory):
+            yield name, kind
+
+    def _listing(self, directory: Entry) -> Iterator[tuple[str, str, Any]]:
+        """Yield name and kind of each entry, and the reader that is at it.
+
+        A reader for each listing, because the caller may look up something else meanwhile. What
+        all steps of a listing read is bounded as if they were one call.
+        """
         out = self._ffi.new("sqfs_dir_entry_t **")
-        self._open(directory)
-        while self._check(self._lib.sqfs_dir_reader_read(self._directories, out)) == 0:
+        try:
+            reader = self._new_directories()
+        except NotReadableError:
+            raise TreeError(_ERRORS[-1]) from None
+        self._window.begin()
+        self._check(self._lib.sqfs_dir_reader_open_dir(reader, directory.handle, 0))
+        while True:
+            code = self._lib.sqfs_dir_reader_read(reader, out)
+            left = self._window.left
+            if self._check(code):
+                return
             entry = self._ffi.gc(out[0], self._lib.sqfs_free)
             name = bytes(self._ffi.buffer(entry.name, int(entry.size) + 1))
-            yield os.fsdecode(name), _KINDS.get(int(entry.type), OTHER)
+            yield os.fsdecode(name), _KINDS.get(int(entry.type), OTHER), reader
+            self._window.begin(left)
 
     def _children(self, directory: Entry) -> Sequence[Entry]:
         """Return files and directories with their inodes, in one pass over the directory."""
         found: list[Entry] = []
         try:
-            for name, kind in self._names(directory):
+            for name, kind, reader in self._listing(directory):
                 if kind not in (FILE, DIRECTORY) or name in (".", "..", "") or "/" in name:
                     continue
                 self.budget.spend()
                 self._window.begin()
-                inode = self._inode(self._lib.sqfs_dir_reader_get_inode)
-                found.append(self._entry(joined(directory, name), inode))
+                inode = self._inode(self._lib.sqfs_dir_reader_get_inode, reader)
+                found.append(self._entry(joined(directory, name), inode, directory.handle))
         except TreeError as problem:
             self._lost(directory.path, problem)
         return [entry for entry in found if entry.kind in (FILE, DIRECTORY)]
@@ -229,6 +287,7 @@ class SquashfsTree(FileTree):
     def _read(self, file: Entry, offset: int, size: int) -> bytes:
         if self._data is None:
             self._open_data()
+        inode = self._inode_of(file)
         whole = bytearray()
         while len(whole) < size:
             wanted = min(size - len(whole), _CHUNK)
@@ -236,7 +295,7 @@ class SquashfsTree(FileTree):
             self._window.begin()
             got = self._check(
                 self._lib.sqfs_data_reader_read(
-                    self._data, file.handle, offset + len(whole), buffer, wanted
+                    self._data, inode, offset + len(whole), buffer, wanted
                 )
             )
             if not 0 < got <= wanted:
@@ -269,12 +328,12 @@ class _Window:
         self._offset = offset
         self._size = size
         self._budget = budget
-        self._left = MAX_CALL_READS
+        self.left = MAX_CALL_READS
         self.problem: TreeError | None = None
 
-    def begin(self) -> None:
+    def begin(self, left: int = MAX_CALL_READS) -> None:
         """Allow the next call into libsquashfs its share of reading."""
-        self._left = MAX_CALL_READS
+        self.left = left
         self.problem = None
 
     def take_problem(self) -> TreeError | None:
@@ -284,11 +343,11 @@ class _Window:
 
     def read_at(self, _file: Any, offset: int, buffer: Any, size: int) -> int:
         """Serve libsquashfs. Nothing may be raised through C: it would be printed and lost."""
-        self._left -= 1
+        self.left -= 1
         if offset + size > self._size or size > MAX_PIECE:
             return _ERROR_BOUNDS
         try:
-            if self._left < 0:
+            if self.left < 0:
                 raise TreeError("too much would have to be read for it")
             self._budget.spend(size)
             self._reader.read_into(self._offset + offset, self._ffi.buffer(buffer, size))
@@ -303,6 +362,12 @@ class _Window:
     def get_size(self, _file: Any) -> int:
         """Return the size of the window in bytes."""
         return self._size
+
+
+def _basic(inode: Any) -> int:
+    """Return the type of an inode as that of a basic one."""
+    number = int(inode.type)
+    return number if number < 8 else number - 7
 
 
 def _new_file(ffi: Any, window: _Window) -> tuple[Any, ...]:

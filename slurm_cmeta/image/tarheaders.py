@@ -27,6 +27,9 @@ MAX_EXTENSION = 256 * 1024
 MAX_CHAIN = 16
 """Extension headers before one member; real archives have one to three."""
 
+MAX_SPARSE = 4096
+"""Blocks of one old GNU sparse header, of 21 pieces of a file each."""
+
 REGULAR, LINK, SYMLINK, DIRECTORY, OTHER = "file", "link", "symlink", "directory", "other"
 _KINDS = {
     b"0": REGULAR,
@@ -93,7 +96,7 @@ def members(source: Source) -> Iterator[Member]:
                 raise TarError("has a damaged header")
             kind = block[156:157]
             length = _number(block[124:136])
-            if kind not in b"LKxgXA" or not kind.strip():
+            if kind not in b"LKxgXA":
                 break
             data = _extension(source, length)
             if kind == b"L":
@@ -119,12 +122,7 @@ def _member(
     kind = _KINDS.get(block[156:157], OTHER)
     if block[156:157] == b"S":
         kind, sparse = REGULAR, True
-        extended = block[482]
-        while extended:
-            more = source.read(BLOCK)
-            if len(more) < BLOCK:
-                raise TarError("ends inside a header")
-            extended = more[504]
+        _skip_map(source, block[482])
     if not name:
         name = _field(block[:100])
         prefix = _field(block[345:500]) if block[257:263] == b"ustar\0" else b""
@@ -139,6 +137,18 @@ def _member(
     begin = source.tell()
     yield Member(name, kind, size, _mode(block), target or _field(block[157:257]), sparse)
     source.skip(begin + size + -size % BLOCK - source.tell())
+
+
+def _skip_map(source: Source, extended: int) -> None:
+    """Go behind the blocks of GNU's old sparse header, of which each says whether one follows."""
+    for _ in range(MAX_SPARSE):
+        if not extended:
+            return
+        more = source.read(BLOCK)
+        if len(more) < BLOCK:
+            raise TarError("ends inside a header")
+        extended = more[504]
+    raise TarError(f"has a sparse file of more than {MAX_SPARSE} headers")
 
 
 def _extension(source: Source, length: int) -> bytes:

@@ -28,6 +28,7 @@ from slurm_cmeta.image.filetree import (
     TreeError,
     joined,
 )
+from slurm_cmeta.image.reader import strerror
 from slurm_cmeta.image.tarheaders import TarError, members
 from slurm_cmeta.image.unpack import Plain, Unpacked, UnpackError
 from slurm_cmeta.text import clean
@@ -58,6 +59,16 @@ MAX_TABLE = 32 * 1024 * 1024
 
 TABLES = (b"etc", b"var/lib/dpkg", b"lib/apk", b"usr/lib/apk")
 
+MAX_RPM = 256 * 1024 * 1024
+"""The same for RPM's database; that of a large image has 200 MB."""
+
+RPM = (b"var/lib/rpm/rpmdb.sqlite", b"usr/lib/sysimage/rpm/rpmdb.sqlite")
+
+MAX_SPACK = 64 * 1024 * 1024
+"""The same for what Spack lists of what it installed, wherever that is; of 500 packages 3 MB."""
+
+SPACK = (b"/.spack-db/index.json", b"/spack.lock")
+
 MAX_HEAD = 4096
 """Bytes of all other files that are put aside, enough to tell what they are."""
 
@@ -82,11 +93,18 @@ class Shared:
         self._fd = -1
         self._used = 0
         self._limit = 0
+        self._problem = ""
+        """Why nothing more can be put aside, once that is so."""
 
     def put(self, data: bytes) -> int | None:
-        """Put `data` behind what was put before; return where, None where there is no room."""
-        if self._fd < 0 and not self._limit:
+        """Put `data` behind what was put before; return where, None (and a warning) if it cannot
+        be.
+        """
+        if self._fd < 0 and not self._problem:
             self._open()
+        if self._problem:
+            self._warnings.add(f"files of packed layers could not be put aside: {self._problem}")
+            return None
         if self._used + len(data) > self._limit:
             self._warnings.add(
                 f"the layers hold more than {self._limit >> 20} MiB of programs and libraries: "
@@ -98,9 +116,9 @@ class Shared:
             done = 0
             while done < len(data):
                 done += os.pwrite(self._fd, memoryview(data)[done:], at + done)
-        except OSError:
-            self._limit = max(1, self._used)
-            return None
+        except OSError as problem:
+            self._problem = strerror(problem)
+            return self.put(data)
         self._used += len(data)
         return at
 
@@ -117,15 +135,19 @@ class Shared:
     def _open(self) -> None:
         import tempfile
 
-        self._limit = 1
         for place in (os.environ.get("TMPDIR") or "/var/tmp", None):  # noqa: S108 - unlinked, O_EXCL
             try:
                 with tempfile.TemporaryFile(dir=place) as file:
                     self._fd = os.dup(file.fileno())
                 free = os.fstatvfs(self._fd)
-            except OSError:
+            except OSError as problem:
+                self._problem = self._problem or (
+                    f"no temporary file can be made in {clean(place or 'any other directory')}: "
+                    f"{strerror(problem)}"
+                )
                 continue
-            self._limit = max(1, min(MAX_SPOOL, free.f_bavail * free.f_frsize // 2))
+            self._problem = ""
+            self._limit = min(MAX_SPOOL, free.f_bavail * free.f_frsize // 2)
             return
 
     def __del__(self) -> None:
@@ -168,7 +190,7 @@ class TarTree(FileTree):
         self._targets: dict[int, bytes] = {}
         self.complete = False
         """Whether the archive was read to its end."""
-        source = Unpacked(place, packing, budget) if packing else Plain(place)
+        source = Unpacked(place, packing, budget) if packing else Plain(place, budget)
         self._index(source)
 
     def _index(self, source: Plain | Unpacked) -> None:
@@ -181,8 +203,9 @@ class TarTree(FileTree):
             self.complete = True
         except OutOfBudgetError as problem:
             self._lost("/", problem)
-            self._stopped = False
+            self._stopped = False  # what is known of it can be asked for
         except (TarError, UnpackError, ImageError) as problem:
+            self._whole = False
             reason = "cannot be read" if isinstance(problem, ImageError) else str(problem)
             self.warnings.add(
                 f"{self.what} {reason} at byte {source.tell()}: what follows is not looked at"
@@ -191,6 +214,7 @@ class TarTree(FileTree):
     def _add_member(self, member: Member, source: Plain | Unpacked) -> None:
         steps = [step for step in member.name.split(b"/") if step not in (b"", b".")]
         if b".." in steps or b"\0" in member.name or len(member.name) > MAX_PATH:
+            self._whole = False
             self.warnings.add(
                 f"{self.what} holds the impossible name {_shown(member.name)}: it is ignored"
             )
@@ -199,6 +223,7 @@ class TarTree(FileTree):
             return
         parent = self._make_way(steps[:-1])
         if parent is None:
+            self._whole = False
             self.warnings.add(
                 f"{self.what} puts {_shown(member.name)} below what is no directory: it is ignored"
             )
@@ -206,6 +231,7 @@ class TarTree(FileTree):
         if member.kind == tarheaders.LINK:
             original = self._at(member.target)
             if original is None or self._kind[original] == _DIRECTORY:
+                self._whole = False
                 self.warnings.add(
                     f"{_shown(member.name)} in {self.what} is a hard link to "
                     f"{_shown(member.target)}, which is not there: it is ignored"
@@ -264,7 +290,7 @@ class TarTree(FileTree):
             return Kept(source.tell(), member.size)
         data = source.read(min(member.size, MAX_SMALL))
         left = member.size - len(data)
-        table = left + len(data) <= MAX_TABLE and _is_table(member.name)
+        table = left + len(data) <= _table_limit(member.name)
         if left and not table and not data.startswith(_ELF):
             data = data[:MAX_HEAD]
             left = 0
@@ -272,11 +298,13 @@ class TarTree(FileTree):
             return Kept(0, 0)
         at = self._shared.put(data)
         if at is None:
+            self._whole = False
             return Kept(0, 0)
         size = len(data)
         while left > 0:
             data = source.read(min(left, _PIECE))
             if not data or self._shared.put(data) is None:
+                self._whole = False
                 break
             size += len(data)
             left -= len(data)
@@ -315,6 +343,9 @@ class TarTree(FileTree):
                 yield os.fsdecode(key[4:]), _KINDS[self._kind[number]]
             number = self._next[number]
 
+    def _number(self, directory: Entry) -> object:
+        return directory.handle
+
     def _target(self, link: Entry) -> str:
         return os.fsdecode(self._targets[link.handle])
 
@@ -342,9 +373,14 @@ def _key(parent: int, name: bytes) -> bytes:
     return parent.to_bytes(4, "little") + name
 
 
-def _is_table(name: bytes) -> bool:
+def _table_limit(name: bytes) -> int:
+    """Return how many bytes of the file `name` are put aside because it lists what is installed."""
     name = name.lstrip(b"./")
-    return any(name.startswith(directory + b"/") for directory in TABLES)
+    if name.startswith(RPM):
+        return MAX_RPM
+    if (b"/" + name).endswith(SPACK):
+        return MAX_SPACK
+    return MAX_TABLE if any(name.startswith(directory + b"/") for directory in TABLES) else 0
 
 
 def _shown(name: bytes) -> str:

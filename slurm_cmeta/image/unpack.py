@@ -17,6 +17,11 @@ _SKIPPABLE = tuple(bytes((number, 0x2A, 0x4D, 0x18)) for number in range(0x50, 0
 
 _PIECE = 64 * 1024
 _OUT = 256 * 1024
+_BLOCK = 512
+_NEAR = _PIECE // 2
+"""Bytes between what was read and what is to be read, up to which all is read: two headers or more
+in each piece."""
+
 MAX_ZSTD_WINDOW_LOG = 25
 """32 MiB of memory for one zstd stream; level 19 needs 8 MiB, only --ultra and --long need more."""
 
@@ -33,20 +38,34 @@ def packing(head: bytes) -> str:
 
 
 class Plain:
-    """The bytes of a slice as they are; skipping reads nothing. A tarheaders.Source."""
+    """The bytes of a slice as they are; skipping reads nothing. A tarheaders.Source.
 
-    def __init__(self, place: Slice) -> None:
+    Where the next header was near the last one, more is read at once: an archive of small files
+    would else cost a system call, or a round trip to a file server, for each.
+    """
+
+    def __init__(self, place: Slice, budget: Budget) -> None:
         self._place = place
+        self._budget = budget
         self._at = 0
+        self._ahead = b""
+        self._ahead_at = 0
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer only at the end."""
         size = min(size, self._place.size - self._at)
         if size <= 0:
             return b""
-        data = self._place.reader.read(self._place.offset + self._at, size)
+        if size > _BLOCK:  # who reads the headers pays for them, member by member
+            self._budget.spend(size)
+        start = self._at - self._ahead_at
+        if start + size > len(self._ahead):
+            near = start - len(self._ahead) <= _NEAR
+            wanted = max(size, min(_PIECE, self._place.size - self._at)) if near else size
+            self._ahead = self._place.reader.read(self._place.offset + self._at, wanted)
+            self._ahead_at, start = self._at, 0
         self._at += size
-        return data
+        return self._ahead[start : start + size]
 
     def skip(self, size: int) -> None:
         """Go on `size` bytes; raise UnpackError if that is beyond the end."""
@@ -112,6 +131,7 @@ class Unpacked:
         size = min(_PIECE, self._place.size - self._packed)
         if size <= 0:
             return b""
+        self._budget.spend()  # there are packed bytes without end that unpack to nothing
         data = self._place.reader.read(self._place.offset + self._packed, size)
         self._packed += size
         return data

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from oci_files import need, run
 
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.image import Image, Run, open_image
+from slurm_cmeta.image import directory as image_directory
 from slurm_cmeta.image.content import Warnings
 from slurm_cmeta.image.directory import DirectoryTree, Folder
 from slurm_cmeta.image.filetree import Budget, Entry, quick_budget
@@ -225,7 +226,7 @@ def test_links_never_lead_out(tmp_path: Path, root: Path, target: str) -> None:
     for path in ("/etc/link", "/up/secret", "/out/secret", "/../secret", "/etc/../../secret"):
         assert tree.find(path) is None, path
         assert tree.text(path, 100) == ""
-    assert [entry.path for entry in tree.walk()] == ["/etc/os-release", "/bin/sh"]
+    assert [entry.path for entry in tree.walk()] == ["/bin/sh", "/etc/os-release"]
     assert tree.warnings == []
 
 
@@ -284,7 +285,7 @@ def test_special_files_are_never_opened(root: Path, monkeypatch: pytest.MonkeyPa
     assert found is not None
     assert found.kind == "other"
     assert tree.read(found) == b""
-    assert tree.open(found) is None
+    assert tree.blob("/etc/fifo") is None
     assert sorted(tree.list("/")) == [("bin", "directory"), ("etc", "directory"), ("s", "other")]
     lying = found._replace(kind="file", size=10)
     assert tree.read(lying) == b""
@@ -389,3 +390,119 @@ def test_closes_its_files(tmp_path: Path, root: Path) -> None:
         with pytest.raises(ImageError):
             open_image(str(path))
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_names_come_in_order_and_a_few_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"n{number * 7919 % 1000:03}" for number in range(1000)]
+    for name in names:
+        (tmp_path / name).touch()
+    tree = tree_of(tmp_path)
+    assert tree.list("/") == [(name, "file") for name in sorted(names)]
+    assert [entry.path for entry in tree.entries("/")] == [f"/{name}" for name in sorted(names)]
+    assert [name for name, _ in tree.list("/", 2, quiet=True)] == ["n000", "n001"]
+    assert tree.warnings == []
+    assert len(tree.list("/", 2)) == 2
+    assert tree.warnings == ["/ in the tree holds more than 2 names: the others are not looked at"]
+    assert tree.whole
+    assert tree.entries("/n000") == tree.entries("/none") == ()
+    monkeypatch.setattr(image_directory, "MAX_SORTED", 300)
+    assert sorted(tree_of(tmp_path).list("/")) == [(name, "file") for name in sorted(names)]
+
+
+def test_what_was_lost_is_known(root: Path) -> None:
+    tree = tree_of(root)
+    assert len(list(tree.walk())) == 2
+    assert tree.find("/none") is None
+    assert tree.whole
+    (root / "/".join("d" * 70)).mkdir(parents=True)
+    assert len(list(tree.walk())) == 2
+    assert not tree.whole
+    tree = tree_of(root)
+    entry = tree.find("/bin/sh")
+    os.truncate(root / "bin" / "sh", 10)
+    assert tree.read(entry) == b""
+    assert not tree.whole
+    tree = tree_of(root, Budget(1 << 20, 1, 5.0))
+    assert tree.step()
+    assert not tree.step()
+    assert not tree.whole
+    assert tree.warnings == [
+        "the tree was read in part only: too many files would have to be looked at"
+    ]
+
+
+def as_nobody(work: Callable[[], str]) -> str:
+    """Return what `work` returns in a process that is not root's."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(write, work().encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("closed", "reason"),
+    [
+        (".", "cannot be looked into: Permission denied"),
+        ("bin", "cannot be looked into: bin: Permission denied"),
+        ("config.json", "cannot be looked into: config.json: Permission denied"),
+    ],
+)
+def test_why_a_directory_cannot_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str, reason: str
+) -> None:
+    place = tmp_path / "image"
+    (place / "bin").mkdir(parents=True)
+    (place / "bin/sh").touch()
+    if closed == "config.json":
+        write_bundle(place)
+        (place / "bin/sh").unlink()
+    for above in (tmp_path, *tmp_path.parents[:2]):
+        above.chmod(0o755)
+    (place / closed).chmod(0)
+    monkeypatch.chdir(tmp_path)
+
+    def work() -> str:
+        with pytest.raises(ImageError) as caught:
+            open_image("image")
+        return str(caught.value)
+
+    try:
+        assert as_nobody(work) == f"image: {reason}"
+        if closed == "bin":  # what can be seen still tells what it is
+            (place / "etc").mkdir()
+            (place / "etc/os-release").touch()
+            assert as_nobody(lambda: open_image("image").format) == "sandbox"
+    finally:
+        (place / closed).chmod(0o755)
+
+
+def test_one_budget_from_the_start(tmp_path: Path, root: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "../root")
+    for path in (bundle, root):
+        with pytest.raises(ImageError) as caught:
+            open_image(str(path), Budget(1 << 20, 0, 5.0))
+        assert str(caught.value) == (
+            f"{path}: cannot be looked into: too many files would have to be looked at"
+        )
+        budget = Budget(1 << 20, 100, 5.0)
+        with open_image(str(path), budget) as image:
+            assert budget.operations < 100
+            left = budget.operations
+            tree = image.tree()
+            assert tree is not None
+            assert tree.find("/bin/sh") is not None
+            assert budget.operations < left

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import os
 import random
 import shutil
+import struct
 import subprocess
 import tarfile
 import tracemalloc
@@ -15,7 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oci_files import File, Store, directory, header, link, need, pax, tar, write_layout
+from oci_files import (
+    File,
+    Store,
+    directory,
+    header,
+    link,
+    need,
+    need_libsquashfs,
+    pax,
+    squash,
+    tar,
+    write_layout,
+)
 
 from slurm_cmeta.image import layers, tarlayer, unpack
 from slurm_cmeta.image.content import MAX_WARNINGS, Warnings
@@ -437,8 +451,12 @@ def test_sparse_headers_without_end(tmp_path: Path) -> None:
     total = sum(head) - sum(head[148:156]) + 256
     head[148:156] = b"%06o\0 " % total
     more = bytes(504) + b"\1" + bytes(7)
-    stack = Stack(tmp_path, gzip.compress(bytes(head) + more * 20_000))
-    assert "ends inside a header" in stack.warnings[0]
+    for pack in (gzip.compress, bytes):
+        stack = Stack(tmp_path, pack(bytes(head) + more * 20_000))
+        assert "a sparse file of more than 4096 headers" in stack.warnings[0]
+        stack = Stack(tmp_path, pack(bytes(head) + more * 2000))
+        assert "ends inside a header" in stack.warnings[0]
+        assert not stack.tree.whole
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
@@ -489,15 +507,222 @@ def test_without_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "packed with zstd" in stack.warnings[0]
 
 
+@pytest.mark.parametrize("packed", [gzip.compress(b""), b"stored"], ids=["members", "blocks"])
+def test_gzip_that_unpacks_to_nothing(tmp_path: Path, packed: bytes) -> None:
+    """Nothing of it counts as unpacked, but the time does."""
+    if packed == b"stored":
+        data = b"\x1f\x8b\x08" + bytes(6) + b"\xff" + b"\0\0\0\xff\xff" * 400_000
+    else:
+        data = packed * 100_000
+    stack = Stack(tmp_path, data, budget=Budget(1 << 30, 10, 60.0, deep=True))
+    assert "was read in part only: too many" in stack.warnings[0]
+    assert stack.budget.operations < 0
+
+
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tarlayer, "MAX_SPOOL", 2000)
     stack = Stack(tmp_path, gzip.compress(tar(File("a", b"x" * 1500), File("b", b"y" * 1500))))
     assert stack.files() == {"/a": b"x" * 1500, "/b": b""}
     assert "could be put aside" in stack.warnings[0]
+    assert not stack.tree.whole
+
+
+def test_disk_that_gets_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was room when it began."""
+    real, calls = os.pwrite, []
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        calls.append(at)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "")
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    files = tar(File("a", b"x" * 1500), File("b", b"y"), File("c", b"z"))
+    stack = Stack(tmp_path, gzip.compress(files))
+    assert stack.files() == {"/a": b"x" * 1500, "/b": b"", "/c": b""}
+    assert len(calls) == 2
+    assert stack.warnings[0] == (
+        "files of packed layers could not be put aside: No space left on device"
+    )
+    assert not stack.tree.whole
+
+
+def test_no_room_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "")
+
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     stack = Stack(tmp_path, gzip.compress(tar(File("a", b"x"))))
     assert stack.files() == {"/a": b""}
+    start = "files of packed layers could not be put aside: no temporary file can be made in /"
+    assert stack.warnings[0].startswith(start)
+    assert stack.warnings[0].endswith(": Read-only file system")
+    assert not stack.tree.whole
+
+
+def test_databases_of_packages_are_put_aside_whole(tmp_path: Path) -> None:
+    data = b"SQLite format 3\0" + os.urandom(2 << 20)
+    names = (
+        "./var/lib/rpm/rpmdb.sqlite",
+        "usr/lib/sysimage/rpm/rpmdb.sqlite",
+        "opt/spack/.spack-db/index.json",
+        "opt/spack/env/spack.lock",
+    )
+    other = ("usr/lib/sysimage/rpm/Packages.db", "opt/index.json", "spack.lock.old")
+    stack = Stack(tmp_path, gzip.compress(tar(*(File(n, data) for n in (*names, *other)))))
+    for name in names:
+        assert stack.tree.read(stack.tree.find(name)) == data
+    assert stack.warnings == []
+    for name in other:
+        assert stack.tree.read(stack.tree.find(name)) == data[: tarlayer.MAX_HEAD]
+    assert stack.tree.whole
+
+
+def test_large_databases_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarlayer, "MAX_TABLE", 1 << 20)
+    monkeypatch.setattr(tarlayer, "MAX_SPACK", 2 << 20)
+    monkeypatch.setattr(tarlayer, "MAX_RPM", 3 << 20)
+    data = os.urandom((2 << 20) + 1)
+    names = ("var/lib/rpm/rpmdb.sqlite", "spack.lock", "etc/x")
+    stack = Stack(tmp_path, gzip.compress(tar(*(File(name, data) for name in names))))
+    kept = [len(stack.tree.read(stack.tree.find(name))) for name in names]
+    assert kept == [len(data), tarlayer.MAX_HEAD, tarlayer.MAX_HEAD]
+
+
+def reads_of(path: Path, monkeypatch: pytest.MonkeyPatch, *files: File) -> int:
+    """Return how many reads it took to open an archive of `files`."""
+    counted = []
+    real = Reader._pread
+
+    def pread(reader: Reader, offset: int, size: int) -> bytes:
+        counted.append(size)
+        return real(reader, offset, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "_pread", pread)
+        stack = Stack(path, tar(*files), budget=quick_budget())
+    assert stack.warnings == []
+    assert max(counted) <= 1 << 16
+    for file in files[:: len(files) // 10]:
+        assert stack.tree.read(stack.tree.find(str(file.name))) == file.data
+    return len(counted)
+
+
+def test_headers_near_each_other_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [File(f"small{n}", b"%d" % n * 100) for n in range(1000)]
+    assert reads_of(tmp_path, monkeypatch, *small) < 30
+    large = [File(f"large{n}", b"%d" % n * 100_000) for n in range(20)]
+    assert reads_of(tmp_path, monkeypatch, *large) < 50
+
+
+def test_time_ends_a_quick_look(tmp_path: Path) -> None:
+    budget = Budget(1 << 30, 10**6, 0.02)
+    stack = Stack(tmp_path, tar(*(File(f"f{n}") for n in range(14_000))), budget=budget)
+    assert stack.found is None
+    assert stack.warnings == [
+        "layer 1 was read in part only: reading took more than 0.02 s",
+        "not all layers can be read: what is in the others is looked into by --deep only",
+    ]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(tar(File("a/../b")), id="name"),
+        pytest.param(tar(File("a"), File("a/b")), id="way"),
+        pytest.param(tar(File("b", type=b"1", link="missing")), id="link"),
+        pytest.param(tar(pax(path="d/" * 70 + "x"), File("x")), id="deep"),
+        pytest.param(tar(File("s", b"x" * 9, b"S")), id="sparse"),
+        pytest.param(tar(File("b", b"x" * 600), end=b"")[:-600], id="cut"),
+        pytest.param(bz2.compress(tar()), id="unknown"),
+    ],
+)
+def test_what_is_lost_is_known(tmp_path: Path, layer: bytes) -> None:
+    sound = tar(File("c", b"3"), directory("d"))
+    for pack in (gzip.compress, bytes):
+        stack = Stack(tmp_path, sound, pack(layer))
+        stack.files()
+        assert not stack.tree.whole
+        assert stack.warnings
+    stack = Stack(tmp_path, sound, gzip.compress(sound))
+    assert stack.files() == {"/c": b"3"}
+    assert stack.tree.whole
+
+
+def test_names_that_do_not_fit_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarlayer, "MAX_ENTRIES", 10)
+    stack = Stack(tmp_path, tar(*(File(f"f{n}") for n in range(20))))
+    assert len(stack.files()) == 10
+    assert not stack.tree.whole
+
+
+def test_a_writable_overlay_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "layer"
+    path.write_bytes(tar(File("a", b"1")))
+    place = Slice(Reader(str(path)), 0, path.stat().st_size)
+    parts = [Part("layer 2", "x.ext3", place), Part("layer 1", "", place)]
+    tree = open_stack(parts, Warnings(), deep_budget())
+    assert tree is not None
+    assert not tree.whole
+
+
+def squashed(tmp_path: Path, name: str, *files: str) -> bytes:
+    need("mksquashfs")
+    need_libsquashfs()
+    root = tmp_path / name
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(f"{name} {file}")
+    return squash(root, tmp_path / f"{name}.squashfs", "-noI", "-noD", "-noF", "-noX")
+
+
+def test_layers_of_squashfs_are_walked_whole(tmp_path: Path) -> None:
+    """Looking up one name must not move the listing of its directory."""
+    upper = [f"{d}/f{n}" for d in "abc" for n in range(7)] + ["top"]
+    lower = [f"{d}/{n}" for d in "abcz" for n in ("f1", "g", "h/i")] + ["zz", "mid"]
+    stack = Stack(
+        tmp_path, squashed(tmp_path, "upper", *upper), squashed(tmp_path, "lower", *lower)
+    )
+    expected = {f"/{file}": f"lower {file}".encode() for file in lower}
+    expected |= {f"/{file}": f"upper {file}".encode() for file in upper}
+    assert stack.files() == expected
+    assert stack.warnings == []
+    assert stack.tree.whole
+
+
+def test_a_directory_in_itself_ends(tmp_path: Path) -> None:
+    """As in one squashfs: every entry of the lower root is made to point to the root's inode."""
+    data = bytearray(squashed(tmp_path, "lower", *(f"{name}/file" for name in "abcdefgh")))
+    (reference,) = struct.unpack_from("<Q", data, 32)
+    (table,) = struct.unpack_from("<Q", data, 72)
+    at = data.rindex(b"\x07\0\0\0", table, len(data)) + 12
+    for _ in "abcdefgh":
+        struct.pack_into("<H", data, at, reference & 0xFFFF)
+        at += 8 + struct.unpack_from("<H", data, at + 6)[0] + 1
+    upper = squashed(tmp_path, "upper", "a/b", "top")
+    stack = Stack(tmp_path, upper, bytes(data), budget=Budget(1 << 30, 20_000, 60.0, deep=True))
+    assert {"/a/b", "/top"} <= set(stack.files())
+    assert "in more than one place" in stack.warnings[0]
+    assert len(stack.warnings) == 1
+    assert stack.budget.operations > 15_000
+    assert not stack.tree.whole
+
+
+def test_names_that_cannot_be_encoded(tmp_path: Path) -> None:
+    """JSON may hold half of a pair of surrogates, a file system may not."""
+    upper = squashed(tmp_path, "upper", "bin/sh")
+    for blobs in ((upper,), (upper, upper), (tar(File("bin/sh")),)):
+        stack = Stack(tmp_path, *blobs)
+        for path in ("/bin/\ud800", "/\ud800/x", "\ud800"):
+            assert stack.tree.find(path) is stack.tree.find(path, follow=False) is None
+            assert stack.tree.list(path) == []
+            assert list(stack.tree.walk(path)) == list(stack.tree.entries(path)) == []
+        assert stack.warnings == []
+        assert stack.tree.whole
 
 
 def test_names_of_one_directory_are_bounded(

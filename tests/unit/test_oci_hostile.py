@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +17,22 @@ from oci_files import (
     INDEX,
     LAYOUT,
     MANIFEST,
+    SQUASHFS,
     File,
     Store,
     archive,
     link,
+    need,
+    need_libsquashfs,
     oci_sif,
+    squash,
     tar,
     write_layout,
 )
 
 from slurm_cmeta import evidence
 from slurm_cmeta.errors import ImageError
-from slurm_cmeta.image import Image, oci, open_image
+from slurm_cmeta.image import Image, directory, oci, open_image
 from slurm_cmeta.image.content import MAX_WARNINGS
 from slurm_cmeta.image.filetree import Budget
 
@@ -395,3 +401,184 @@ def test_special_files_in_a_layout_are_not_opened(tmp_path: Path) -> None:
     (layout / "index.json").unlink()
     os.mkfifo(layout / "index.json")
     assert "without index.json" in survives(layout)[1]
+
+
+def limited(path: Path, descriptors: int = 64) -> list[str]:
+    """Return the warnings, or the error, of a process that may have so many descriptors."""
+    code = (
+        "import json, resource, sys\n"
+        f"sys.path[:0] = {[str(Path(__file__).parents[2])]!r}\n"
+        "from slurm_cmeta import evidence\n"
+        "from slurm_cmeta.image import open_image\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))\n"
+        "try:\n"
+        f"    with open_image({str(path)!r}) as image:\n"
+        "        evidence.read(image)\n"
+        "        tree = image.tree()\n"
+        "        files = [] if tree is None else list(tree.walk())\n"
+        "        text = ''.join(tree.text(f.path, 99) for f in files)\n"
+        "        print(json.dumps([f'{len(files)} files', text, *image.warnings]))\n"
+        "except Exception as problem:\n"
+        "    print(json.dumps([repr(problem)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def many(kind: str) -> tuple[Store, dict[str, Any]]:
+    store = Store()
+    if kind == "tags":
+        made = [
+            store.image(
+                "amd64", tar(File("x", b"x")), annotations={"n": str(n)}, config={"n": n},
+                listed={"org.opencontainers.image.ref.name": f"tag{n}"}, platform=False,
+            )
+            for n in range(80)
+        ]  # fmt: skip
+    else:
+        made = [store.image("amd64", *(tar(File(f"f{n}", b"x")) for n in range(70)))]
+    return store, store.index(*made)
+
+
+@pytest.mark.parametrize("wrap", ["layout", "archive"])
+@pytest.mark.parametrize("kind", ["tags", "layers"])
+def test_descriptors_of_a_submission_are_enough(tmp_path: Path, kind: str, wrap: str) -> None:
+    store, index = many(kind)
+    path = tmp_path / "image"
+    if wrap == "layout":
+        write_layout(path, store, index)
+    else:
+        path.write_bytes(archive(store, index))
+    files, text, *warnings = limited(path, 40)
+    assert files == ("1 files" if kind == "tags" else "70 files")
+    assert text == ("x" if kind == "tags" else "x" * 70)
+    assert [w for w in warnings if "80 images in it" not in w] == []
+
+
+def test_descriptors_for_squashfs_layers_and_bundles(tmp_path: Path) -> None:
+    need("mksquashfs")
+    need_libsquashfs()
+    layers = []
+    for number in range(40):
+        (tmp_path / f"r{number}").mkdir()
+        (tmp_path / f"r{number}/f{number}").write_text("x")
+        layers.append(squash(tmp_path / f"r{number}", tmp_path / f"s{number}"))
+    store = Store()
+    index = store.index(store.image("amd64", *layers, layer_type=SQUASHFS))
+    path = write_layout(tmp_path / "layout", store, index)
+    assert limited(path, 40) == ["40 files", "x" * 40]
+    bundle = tmp_path / "bundle"
+    (bundle / "rootfs" / "/".join("d" * 50)).mkdir(parents=True)
+    (bundle / "rootfs/file").write_text("x")
+    (bundle / "config.json").write_text('{"ociVersion": "1", "root": {"path": "rootfs"}}')
+    assert limited(bundle, 40)[:2] == ["1 files", "x"]
+
+
+def test_documents_and_layers_are_closed_again(tmp_path: Path) -> None:
+    store, index = many("tags")
+    path = write_layout(tmp_path / "layout", store, index)
+    before = len(os.listdir("/proc/self/fd"))
+    with open_image(str(path)) as image:
+        assert len(os.listdir("/proc/self/fd")) <= before + 3
+        assert image.tree() is not None
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    store, index = many("layers")
+    path = write_layout(tmp_path / "more", store, index)
+    before = len(os.listdir("/proc/self/fd"))
+    image = open_image(str(path))
+    tree = image.tree()
+    assert tree is not None
+    assert len(os.listdir("/proc/self/fd")) <= before + directory.MAX_OPEN + 3
+    blob = next((path / "blobs/sha256").iterdir())
+    for blob in (path / "blobs/sha256").iterdir():
+        blob.write_bytes(blob.read_bytes() + b"\0")
+    os.utime(blob)
+    assert [tree.text(f"/f{n}", 9) for n in range(70)].count("x") <= directory.MAX_OPEN
+    image.close()
+    assert tree.text("/f69", 9) == ""
+    del image, tree
+
+
+def test_a_configuration_that_many_name_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    real = oci.document
+
+    def document(blobs: Any, digest: str, allowance: Any) -> Any:
+        read.append(digest)
+        return real(blobs, digest, allowance)
+
+    monkeypatch.setattr(oci, "document", document)
+    store = Store()
+    config: dict[str, Any] = {"pad": [[]] * 100_000}
+    made = [
+        store.image("arm64", annotations={"n": str(n)}, config=config, platform=False)
+        for n in range(200)
+    ]
+    image, _ = in_layout(tmp_path, store, store.index(*made))
+    assert image is not None
+    assert len(image.content.platforms) == 200
+    assert len(read) == len(set(read)) == 201
+
+
+def test_configurations_count_as_json(tmp_path: Path) -> None:
+    store = Store()
+    made = [
+        store.image("arm64", platform=False, config={"pad": f"{n}{'x' * 1_000_000}"})
+        for n in range(12)
+    ]
+    image, said = in_layout(tmp_path, store, store.index(*made))
+    assert image is not None
+    assert "more than 8388608 bytes of JSON" in said
+    assert [stated.name for stated in image.content.platforms].count("arm64") == 8
+
+
+@pytest.mark.parametrize("wrap", ["layout", "archive", "docker", "sif"])
+def test_one_budget_from_the_start(tmp_path: Path, wrap: str) -> None:
+    store = Store()
+    made = [store.image("amd64", annotations={"n": str(n)}, platform=False) for n in range(30)]
+    path = tmp_path / "image"
+    index = store.index(*made)
+    if wrap == "layout":
+        write_layout(path, store, index)
+    elif wrap == "archive":
+        path.write_bytes(archive(store, index))
+    elif wrap == "sif":
+        path.write_bytes(oci_sif(store, index))
+    else:
+        listed = json.dumps([{"Config": "c.json", "RepoTags": ["a"], "Layers": []}]).encode()
+        path.write_bytes(tar(CONFIG, File("manifest.json", listed)))
+    budget = Budget(1 << 30, 10_000, 60.0)
+    with open_image(str(path), budget):
+        used = 10_000 - budget.operations
+    assert used >= 3
+    late = Budget(1 << 30, 10_000, -1.0)
+    with pytest.raises(ImageError, match="reading took more than"):
+        open_image(str(path), late)
+    for operations in range(used):
+        try:
+            with open_image(str(path), Budget(1 << 30, operations, 60.0)) as image:
+                assert image.warnings
+        except ImageError as problem:
+            assert "too many files" in str(problem)  # noqa: PT017
+
+
+def test_one_configuration_of_many_docker_images(tmp_path: Path) -> None:
+    budget = Budget(1 << 30, 10_000, 60.0)
+    listed = [{"Config": "c.json", "RepoTags": [f"a{n}"], "Layers": []} for n in range(30)]
+    path = tmp_path / "image.tar"
+    path.write_bytes(tar(CONFIG, File("manifest.json", json.dumps(listed).encode())))
+    with open_image(str(path), budget) as image:
+        assert len(image.content.platforms) == 30
+    assert budget.operations >= 10_000 - 5
+
+
+def test_time_ends_the_search_of_an_archive(tmp_path: Path) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(tar(*(File(f"f{n}") for n in range(4000))))
+    with pytest.raises(ImageError, match="reading took more than"):
+        open_image(str(path), Budget(1 << 30, 10_000, 0.005))

@@ -13,15 +13,18 @@ import shutil
 import sqlite3
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_tree import MemoryTree
 from standins import Files, Link, StandIn, check, peak
 
-from slurm_cmeta.evidence import jsonscan, rpmdb, software, sqlitefile
+from slurm_cmeta.evidence import application, jsonscan, rpmdb, software, sqlitefile
 from slurm_cmeta.evidence.software import Package
+from slurm_cmeta.image.filetree import Budget
 
 HASH = "a2b3c4d5e6f7a2b3c4d5e6f7a2b3c4d5"
 MIB = 1024 * 1024
@@ -95,12 +98,12 @@ def test_dpkg_of_this_machine(tmp_path: Path) -> None:
 
 def test_dpkg() -> None:
     found = [("bash", "5.2.15-2+b7", "dpkg"), ("zlib1g", "1:1.2.13", "dpkg")]
-    assert pairs({software.DPKG: STATUS}) == found
-    assert pairs({software.DPKG: STATUS.replace("\n", "\n\n", 0) + "\n\n\n"}) == found
+    assert pairs({software.STATUS: STATUS}) == found
+    assert pairs({software.STATUS: STATUS.replace("\n", "\n\n", 0) + "\n\n\n"}) == found
 
 
 def test_dpkg_of_distroless() -> None:
-    parts = software.DPKG_PARTS
+    parts = software.STATUS_PARTS
     files: Files = {
         f"{parts}/base": "Package: base-files\nVersion: 12.4\n",
         f"{parts}/base.md5sums": "Package: not\nVersion: one\n",
@@ -109,17 +112,19 @@ def test_dpkg_of_distroless() -> None:
     assert pairs(files) == [("base-files", "12.4", "dpkg"), ("tzdata", "2024a", "dpkg")]
 
 
-@pytest.mark.parametrize("path", software.APK)
+@pytest.mark.parametrize("path", application.APK)
 def test_apk(path: str) -> None:
     assert pairs({path: APK_DB}) == [("musl", "1.2.4-r2", "apk"), ("busybox", "1.36.1-r5", "apk")]
 
 
 def test_lines_without_end_and_across_chunks() -> None:
     noise = "X:" + "y" * (3 * software.CHUNK) + "\n"
-    assert pairs({software.APK[0]: noise + APK_DB + noise}) == pairs({software.APK[0]: APK_DB})
+    assert pairs({application.APK[0]: noise + APK_DB + noise}) == pairs(
+        {application.APK[0]: APK_DB}
+    )
     for shift in range(40):
         text = " " * (software.CHUNK - shift) + "\n" + APK_DB
-        assert len(pairs({software.APK[0]: text})) == 2
+        assert len(pairs({application.APK[0]: text})) == 2
 
 
 # --- names of files -----------------------------------------------------------------------------
@@ -327,7 +332,7 @@ def database(tmp_path: Path, page: int, rows: list[tuple[int, bytes]], *more: st
 
 
 def rows_of(data: bytes, table: str = "Packages") -> list[list[sqlitefile.Value]]:
-    return list(sqlitefile.Database(lambda at, n: data[at : at + n], len(data)).rows(table))
+    return list(sqlitefile.Database(lambda at, n: data[at : at + n], len(data)).rows(table, 9))
 
 
 @pytest.mark.parametrize("page", [512, 1024, 4096, 65536])
@@ -400,6 +405,55 @@ def test_a_loop_of_pages_ends(tmp_path: Path) -> None:
             data[number * 512 + 8 : number * 512 + 12] = struct.pack(">I", number + 1)
     with pytest.raises(sqlitefile.DamagedError, match="no tree"):
         rows_of(bytes(data))
+
+
+def test_rows_that_overlap_cost_little() -> None:
+    """Every cell of a page is the same row, of as many columns as it has bytes."""
+    columns: list[bytes | int] = [b"table", b"Packages", b"Packages", 2]
+    types = b"".join(bytes([13 + 2 * len(c)]) if isinstance(c, bytes) else b"\1" for c in columns)
+    values = b"".join(c if isinstance(c, bytes) else bytes([c]) for c in columns)
+    row = bytes([len(types) + 1]) + types + values
+    page, cells = 65536, 20_000
+    first = bytearray(page)
+    first[:16], first[16:18] = sqlitefile.MAGIC, b"\0\1"
+    at = page - len(row) - 2
+    first[at:] = bytes([len(row), 1]) + row
+    first[100], first[103:105], first[108:110] = 13, b"\0\1", struct.pack(">H", at)
+    second = bytearray(page)
+    second[0], second[3:5] = 13, struct.pack(">H", cells)
+    at = 8 + 2 * cells
+    size = page - at - 16
+    varint = bytes([0x80 | size >> 14, 0x80 | size >> 7 & 127, size & 127])
+    second[at : at + 7] = varint + b"\1" + varint
+    second[8:at] = struct.pack(">H", at) * cells
+    started = time.monotonic()
+    found = 0
+    data = bytes(first + second)
+    database = sqlitefile.Database(lambda at, n: data[at : at + n], len(data))
+    for columns_ in database.rows("Packages", 2):
+        assert columns_ == [None, None]
+        found += 1
+    assert found == cells
+    assert time.monotonic() - started < 5  # 40 s if all columns are taken apart
+    budget = Budget(1 << 30, 1000, 60.0, deep=True)
+    tree = MemoryTree({"/var/lib/rpm/rpmdb.sqlite": data}, budget)
+    assert list(rpmdb.packages(tree)) == []
+    assert "was read in part only" in tree.warnings[0]
+    assert not tree.whole
+
+
+def test_bytes_of_rows_are_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = database(tmp_path, 65536, [(n, b"x" * 20_000) for n in range(9)])
+    monkeypatch.setattr(sqlitefile, "MAX_READ", len(data) + 5 * 20_000)
+    with pytest.raises(sqlitefile.DamagedError, match="too much of it"):
+        rows_of(data)
+
+
+def test_entries_of_a_header_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpmdb, "MAX_TAGS", 3)
+    before = [(62, 7, 0, 16), (63, 7, 0, 16)]
+    assert rpmdb.package(header(*before, (1000, 6, 0, 1), data=b"a\0")) == ("a", "")
+    assert rpmdb.package(header(*before, (64, 7, 0, 16), (1000, 6, 0, 1), data=b"a\0")) is None
 
 
 # --- SBOM ---------------------------------------------------------------------------------------
@@ -515,9 +569,9 @@ def hostile_lists() -> list[tuple[str, bytes]]:
     fat = "".join(f"P:{chr(0x1F4A3) * 180}{n}\nV:{'v' * 300}\n\n" for n in range(30_000))
     escapes = b'{"name": "' + b"\\n" * 60_000 + b'"},'
     return [
-        (software.DPKG, many.encode()),
-        (software.DPKG, b"Package: " + b"x" * 30 * MIB),
-        (software.APK[0], fat.encode()),
+        (software.STATUS, many.encode()),
+        (software.STATUS, b"Package: " + b"x" * 30 * MIB),
+        (application.APK[0], fat.encode()),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [' + escapes * 3 + b"[" * 4 * MIB),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [' + b"[]," * MIB),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [{"' + b"\\" * 9 * MIB),
@@ -542,17 +596,17 @@ def test_hostile_lists_cost_little(tmp_path: Path, number: int) -> None:
 
 def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "MAX_PACKAGES", 1)
-    packages, warnings = listed({software.APK[0]: APK_DB})
+    packages, warnings = listed({application.APK[0]: APK_DB})
     assert [package.name for package in packages] == ["musl"]
     assert warnings == ["only 1 packages of the image are listed: it has more"]
 
 
 def test_only_when_deep_and_each_once() -> None:
-    assert software.software(StandIn({software.APK[0]: APK_DB})) == []
-    assert len(pairs({software.APK[0]: APK_DB + APK_DB})) == 2
+    assert software.software(StandIn({application.APK[0]: APK_DB})) == []
+    assert len(pairs({application.APK[0]: APK_DB + APK_DB})) == 2
     one = "Package: a\nStatus: install ok installed\nVersion: 1\n"
-    (package,), _ = listed({software.DPKG: one, f"{software.DPKG_PARTS}/a": one})
-    assert package.source == software.DPKG
+    (package,), _ = listed({software.STATUS: one, f"{software.STATUS_PARTS}/a": one})
+    assert package.source == software.STATUS
 
 
 def test_mutated_lists() -> None:
@@ -566,4 +620,33 @@ def test_mutated_lists() -> None:
                 at = chance.randrange(len(data))
                 data[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
             pieces.append(bytes(data))
-        listed({software.DPKG: pieces[0], software.APK[0]: pieces[1]}, pieces[2])
+        listed({software.STATUS: pieces[0], application.APK[0]: pieces[1]}, pieces[2])
+
+
+def test_lists_of_owned_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = MemoryTree.entries
+
+    def entries(tree: MemoryTree, path: str) -> Any:
+        asked.append(path)
+        return real(tree, path)
+
+    monkeypatch.setattr(MemoryTree, "entries", entries)
+    monkeypatch.setattr(MemoryTree, "find", _no_search(MemoryTree.find))
+    lists: Files = {f"/var/lib/dpkg/info/p{n}.list": f"/usr/bin/p{n}\n/bin/p{n}" for n in range(50)}
+    subject = StandIn({**lists, "/bin": Link("usr/bin"), "/usr/bin/p1": "x"}, deep=True)
+    found = application.owned(subject)
+    assert found == frozenset(f"/usr/bin/p{n}" for n in range(50))
+    assert application.owned(subject) is found
+    assert list(application.files(subject)) == []
+    assert asked == ["/var/lib/dpkg/info"]
+    assert application.owned(StandIn({"/a": "b"}, deep=True)) is None
+    assert application.owned(StandIn(None, deep=True)) is None
+
+
+def _no_search(real: Any) -> Any:
+    def find(tree: MemoryTree, path: str, *, follow: bool = True) -> Any:
+        assert not path.endswith(".list"), "a search of its own for each list"
+        return real(tree, path, follow=follow)
+
+    return find

@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from sif_files import EMPTY_SQUASHFS, build, need_tools, partition, run
+from sif_files import EMPTY_SQUASHFS, build, need_tools, partition, raw_json, run
 
+from slurm_cmeta import evidence
 from slurm_cmeta.image import filetree, libsquashfs_abi, libsquashfs_build, open_image, squashfs
 from slurm_cmeta.image.content import Warnings
-from slurm_cmeta.image.filetree import Budget, FileTree, quick_budget
+from slurm_cmeta.image.filetree import Budget, FileTree, deep_budget, quick_budget
 from slurm_cmeta.image.reader import Reader
 
 ROOT = Path(__file__).parents[2]
@@ -284,6 +285,67 @@ def test_a_directory_in_itself_ends(tmp_path: Path) -> None:
     assert list(files.walk()) == []
     assert warnings == ["the squashfs has a directory in more than one place"]
     assert files.find("/a/b/c/d/e/f/g/h/a") is not None
+
+
+def test_long_lists_of_blocks_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file is nothing but its list of blocks, of 1 MiB for 1 GiB."""
+    need_tools()
+    monkeypatch.setattr(squashfs, "MAX_LISTS", 2 << 20)
+    top = tmp_path / "tree"
+    top.mkdir()
+    for number in range(12):
+        with (top / f"f{number:02}").open("wb") as file:
+            file.write(b"%02d" % number * 3000)
+            file.truncate(1 << 30)
+        (top / f"s{number:02}").write_bytes(b"s")
+    files, warnings = sound(packed(top, tmp_path / "x.squashfs", "-b", "4K"), deep_budget())
+    before = anonymous()
+    entries = list(files.walk())
+    entries += files.entries("/")
+    entries += [e for n in range(12) if (e := files.find(f"/f{n:02}")) is not None]
+    assert len(entries) == 24 + 24 + 12
+    assert anonymous() - before < 6 << 20
+    for _ in range(2):
+        for number, entry in enumerate(entries[-12:]):
+            assert files.read(entry, 5990, 20) == (b"%02d" % number * 5).ljust(20, b"\0")
+            assert files.read(entry, 4, 4) == b"%02d" % number * 2
+    assert anonymous() - before < 8 << 20
+    assert warnings == []
+    assert files.whole
+
+
+def anonymous() -> int:
+    """Return the bytes of memory of this process that are no file's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+
+def test_listings_that_take_turns(tree: Path, tmp_path: Path) -> None:
+    files, warnings = sound(packed(tree, tmp_path / "x.squashfs"))
+    root, many = files.find("/"), files.find("/many")
+    assert root is not None
+    assert many is not None
+    both = zip(files._names(many), files._names(many), files._names(root), strict=False)
+    for (one, _), (other, _), (top, _) in both:
+        assert one == other
+        assert files._child(root, top) is not None
+        assert files._child(many, one) is not None
+    assert sorted(name for name, _ in files._names(many)) == sorted(os.listdir(tree / "many"))
+    assert len(files.entries("/many")) == 3000
+    assert [e.kind for e in files.entries("/etc")] == ["file"] * 3
+    assert warnings == []
+
+
+def test_half_a_surrogate_in_a_runscript(tmp_path: Path) -> None:
+    need_tools()
+    (tmp_path / "tree/bin").mkdir(parents=True)
+    data = packed(tmp_path / "tree", tmp_path / "x.squashfs").read_bytes()
+    script = b'"#!/bin/sh\\nexec /bin/\\ud800\\n"'
+    json = b'{"data":{"attributes":{"runscript":' + script + b'}},"type":"container"}'
+    path = tmp_path / "img.sif"
+    path.write_bytes(build(raw_json(json), partition(data=data)))
+    with open_image(str(path)) as image:
+        evidence.read(image)
 
 
 @pytest.mark.parametrize("options", [("-comp", "gzip"), ("-comp", "zstd", "-noI", "-noF", "-noD")])
