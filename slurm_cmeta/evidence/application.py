@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence import elf
+from slurm_cmeta.evidence.places import DISTRIBUTION_DIRECTORIES
 from slurm_cmeta.evidence.subject import APPLICATION, Binary, reading
 from slurm_cmeta.image.filetree import FILE
 
@@ -27,10 +28,6 @@ MAX_OWNED = 2_000_000
 NOT_ENTERED = frozenset(("/proc", "/sys", "/dev", "/run", "/tmp", "/boot", "/usr/share/doc"))  # noqa: S108
 """Directories in which an image has no programs of its own."""
 
-DISTRIBUTION_DIRECTORIES = (
-    *("/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/", "/libx32/", "/usr/bin/", "/usr/sbin/"),
-    *("/usr/lib/", "/usr/lib32/", "/usr/lib64/", "/usr/libx32/", "/usr/libexec/", "/usr/share/"),
-)
 MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Directories that are links into /usr in a merged image, while older lists name them."""
 

@@ -17,6 +17,7 @@ from slurm_cmeta.evidence.places import DISTRIBUTION_DIRECTORIES
 from slurm_cmeta.evidence.subject import INTERPRETER, POSSIBLE, PROGRAM, SHELL
 from slurm_cmeta.evidence.variants import is_variant
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.image.filetree import FILE
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ MAX_FILE = 1024 * 1024 * 1024
 
 IN_MEMORY = 16 * 1024 * 1024
 """Bytes of a file that are held in memory; a larger one is mapped from a temporary file."""
+
+PROGRAM_PLACES = ("/bin", "/sbin", "/usr/bin", "/usr/sbin")
 
 SPOOL = "/var/tmp"  # noqa: S108 - the file has no name
 """Where the copy of a large file goes unless TMPDIR says otherwise: /tmp may be memory."""
@@ -198,7 +201,20 @@ def _examine_all(subject: Subject) -> tuple[dict[str, _Examined], bool]:
             f"{clean(skipped, 100)} and the like are taken for one of several builds, by their "
             "names: they are not examined"
         )
-    return found, complete and getattr(subject.tree, "whole", True)
+    if application.owned(subject) is None and _left_out(subject.tree, found):
+        complete = False
+    return found, complete and subject.tree.whole
+
+
+def _left_out(tree: FileTree, found: dict[str, _Examined]) -> bool:
+    """Tell whether a program lies where a distribution has its own, in an image without a list of
+    those: it may be the application.
+    """
+    return any(
+        entry.kind == FILE and entry.mode & 0o111 and entry.path not in found
+        for directory in PROGRAM_PLACES
+        for entry in tree.entries(directory)
+    )
 
 
 def _remembered(subject: Subject, binary: Binary, emitted: Emitted) -> _Examined:

@@ -6,7 +6,6 @@ No label of the HPC field states memory: those that do come from OpenShift, and 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence.rules import stated
@@ -122,8 +121,7 @@ def _unpacked(subject: Subject) -> list[Fact]:
     total = sum(entry.size for entry in tree.walk())
     if not total:
         return []
-    budget = tree.budget
     source = "sizes of all files"
-    if min(budget.operations, budget.bytes) < 0 or time.monotonic() > budget.deadline:
+    if not tree.whole:
         source = "sizes of those files that were looked at: it has more"
     return [Fact("unpacked", str(total), source, OBSERVED)]

@@ -142,7 +142,7 @@ class Subject:
                 if not self._known_to_loader():
                     directories += self._default_directories(self.family)
                 for directory in dict.fromkeys(directories):
-                    for name, _ in self.tree.list(directory, MAX_LIBRARY_NAMES):
+                    for name, _ in self.tree.list(directory, MAX_LIBRARY_NAMES, quiet=True):
                         if ".so" in name:
                             found.setdefault(name, f"{directory}/{name}")
                 for name, path in self._known_to_loader().items():
@@ -172,7 +172,7 @@ class Subject:
             return []
         return [
             f"/opt/{each}/{name}"
-            for each, kind in self.tree.list("/opt", MAX_LISTED)[:16]
+            for each, kind in self.tree.list("/opt", MAX_LISTED, quiet=True)[:16]
             if kind in ("directory", "symlink")
         ]
 
@@ -192,7 +192,7 @@ class Subject:
                 yield POSSIBLE, start.entry
         taken = 0
         for directory in (*PROGRAM_DIRECTORIES, *self._below_opt("bin")):
-            for name, kind in self.tree.list(directory, MAX_LISTED):
+            for name, kind in self.tree.list(directory, MAX_LISTED, quiet=True):
                 if kind == "file" and taken < MAX_APPLICATIONS:
                     entry = self.tree.find(f"{directory}/{name}")
                     if entry is not None and self.elf(entry) is not None:

@@ -162,6 +162,13 @@ def test_nothing_is_complete_that_was_read_in_part() -> None:
     assert found(read({"opt/app/bin/app": program("power9le")})) == [("power9le", "hard")]
 
 
+def test_an_application_among_the_distribution_s_files_may_be_left_out() -> None:
+    files: dict[str, bytes | str] = {"opt/app/bin/app": program("avx2")}
+    assert not read({**files, "usr/bin/solver": program("avx512f")}).complete
+    lists: dict[str, bytes | str] = {"var/lib/dpkg/info/x.list": "/usr/bin/solver\n"}
+    assert read({**files, **lists, "usr/bin/solver": program("avx512f")}).complete
+
+
 def test_what_is_chosen_at_run_time_is_told_apart() -> None:
     report = read({"opt/app/bin/app": program("sse3 ?avx2 ?sse3")})
     assert found(report) == [("sse3", "hard")]

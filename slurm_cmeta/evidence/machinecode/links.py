@@ -28,7 +28,8 @@ VARIANT = re.compile(
     r"s?sse[0-9]?(?:[_.]?[0-9])?|x86_(?:64_)?v[234]|fma[0-9]?|bmi2|xop|vaes|gfni|evex|nehalem|"
     r"westmere|sandybridge|haswell|skylakex?|zen[0-9]?|cooperlake|sapphirerapids|bulldozer|"
     r"piledriver|steamroller|excavator|barcelona|knl|prescott|penryn|dunnington|core2|atom|nano|"
-    r"opteron|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]"
+    r"opteron|bobcat|katmai|coppermine|northwood|banias|athlon)(?:$|[^a-z]|[EI])|^_ZGV[cdeCDE]|"
+    r"(?-i:[a-z0-9](?:Avx|AVX|Ssse|SSSE|Sse[1-4]|SSE[1-4]))"
 )
 """Names of functions made for some CPUs only; the last is the psABI's vector function ABI."""
 
