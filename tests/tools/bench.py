@@ -280,11 +280,12 @@ assert sum(len(read(path)) for path in {real + absent!r}) > 1000000
 
 
 def _deep(work: Path) -> dict[str, Any]:
-    """Machine code that `--deep` examines in a second: a plain program, and one that dispatches."""
+    """Machine code that `--deep` examines in a second: a plain program, and two that dispatch."""
     found: dict[str, Any] = {}
     source = images.PACKAGES / "amd64"
     for name, pattern in (
         ("python3", "usr/bin/python3.*"),
+        ("static busybox", "usr/bin/busybox"),
         ("libopenblas", "usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas*.so"),
     ):
         path = next(iter(sorted(source.glob(pattern))), None)
