@@ -50,6 +50,7 @@ _DESCRIBED = (
     ("os", "system"),
     ("libc", "C library"),
     ("glibc", "glibc"),
+    ("musl", "musl"),
     ("glibc.needed", "glibc needed"),
     ("mpi.implementation", "MPI"),
     ("mpi.version", "MPI version"),

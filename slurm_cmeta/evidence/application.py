@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence import elf
-from slurm_cmeta.evidence.places import DISTRIBUTION_DIRECTORIES
+from slurm_cmeta.evidence.places import APK, DISTRIBUTION_DIRECTORIES
 from slurm_cmeta.evidence.subject import APPLICATION, Binary, reading
 from slurm_cmeta.image.filetree import FILE
 
@@ -33,9 +33,6 @@ MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
 DPKG = "/var/lib/dpkg"
 """Where dpkg keeps its records: `status`, `status.d` (Distroless) and `info/PACKAGE.list`."""
-
-APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
-"""apk's record, before and since the move to /usr."""
 
 _KEPT = "owned"
 """The attribute of a subject that holds what owned() found."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slurm_cmeta.evidence.places import APK
 from slurm_cmeta.evidence.subject import APPLICATION, LIBC, LOADER, OWN_ROLES, POSSIBLE
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
@@ -19,15 +20,19 @@ if TYPE_CHECKING:
     from slurm_cmeta.evidence.subject import Binary, Subject
 
 _PREFIX = "GLIBC_"
+
+MAX_RECORDS = 1024 * 1024
+"""Bytes of apk's records that are read; those of a large Alpine image have 500 kB."""
 _PAGE_SIZES = frozenset(1 << shift for shift in range(12, 30))
 
 
 def read(subject: Subject) -> list[Fact]:
-    """Return the facts libc, glibc, glibc.needed, kernel and page."""
+    """Return the facts libc, glibc or musl (their versions), glibc.needed, kernel and page."""
     programs = [b for b in subject.programs() if b.elf.family == subject.family]
     optional = [b for b in programs if b.role in (APPLICATION, POSSIBLE)]
     certain = [b for b in programs if b not in optional]
     facts = _library(programs)
+    facts += _musl(subject) if any(f.value == "musl" for f in facts) else []
     facts += _needed(subject, programs, facts)
     facts += _kernel(certain, optional)
     return facts + _page(certain, optional)
@@ -54,6 +59,18 @@ def _library(programs: list[Binary]) -> list[Fact]:
         if "ld-musl" in binary.elf.interpreter:
             name = clean(binary.elf.interpreter, 100)
             return [Fact("libc", "musl", f"interpreter {name}", OBSERVED)]
+    return []
+
+
+def _musl(subject: Subject) -> list[Fact]:
+    """Return the version that apk's records have of musl, which has no symbol versions."""
+    for path in APK:
+        text = subject.tree.text(path, MAX_RECORDS) if subject.tree is not None else ""
+        for stanza in text.split("\n\n"):
+            fields = dict(line.split(":", 1) for line in stanza.splitlines() if ":" in line)
+            if fields.get("P") == "musl":
+                number = fields.get("V", "").split("-r", 1)[0]
+                return [Fact("musl", number, path, OBSERVED)] if version(number) else []
     return []
 
 

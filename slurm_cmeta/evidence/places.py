@@ -30,3 +30,6 @@ DISTRIBUTION_DIRECTORIES = (
     *("/usr/lib/", "/usr/lib32/", "/usr/lib64/", "/usr/libx32/", "/usr/libexec/", "/usr/share/"),
 )
 """Where a distribution puts its own files (Filesystem Hierarchy Standard)."""
+
+APK = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
+"""apk's record, before and since the move to /usr."""

@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence import jsonscan, rpmdb, sbom
-from slurm_cmeta.evidence.application import APK, DPKG
+from slurm_cmeta.evidence.application import DPKG
+from slurm_cmeta.evidence.places import APK
 from slurm_cmeta.image.filetree import FILE
 from slurm_cmeta.text import clean
 

@@ -48,13 +48,18 @@ def found(paths: dict[Program, Path]) -> dict[Program, Emitted]:
 @compiled
 @pytest.mark.skipif(bool(cpu_truth.missing()), reason=f"not installed: {cpu_truth.missing()}")
 def test_no_cpu_that_runs_a_program_is_refused(
-    place: Path, paths: dict[Program, Path], found: dict[Program, Emitted]
+    place: Path,
+    paths: dict[Program, Path],
+    found: dict[Program, Emitted],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = cpu_truth.flags_of(cpu_truth.MODELS, place)
     assert "avx2" in flags["Haswell-noTSX"]
     assert "avx" not in flags["Nehalem"]
     outcomes = cpu_truth.outcomes(paths, flags, {p: set(e.needs) for p, e in found.items()})
-    print(cpu_truth.table(outcomes))
+    with capsys.disabled():
+        print()
+        print(cpu_truth.table(outcomes))
     refused = [o for o in outcomes if o.ran and not o.predicted]
     assert not refused
     # None is known; a cause that cannot be mended is to be listed here.

@@ -363,6 +363,21 @@ def test_musl() -> None:
         assert (read.value("libc"), read.value("glibc")) == ("musl", None)
 
 
+@pytest.mark.parametrize(
+    ("records", "value"),
+    [
+        ("C:Q1\nP:alpine-baselayout\nV:3.4\n\nC:Q1x=\nP:musl\nV:1.2.4-r2\nA:x86_64\n", "1.2.4"),
+        ("P:musl-utils\nV:9.9-r1\n", None),
+        ("P:musl\nV:\x1b[1m\n", None),
+        ("P:musl\n\n\n::::\n", None),
+    ],
+)
+def test_the_version_of_musl(records: str, value: str | None) -> None:
+    musl = "/lib/ld-musl-x86_64.so.1"
+    files: dict[str, bytes | str] = {"bin/sh": elf(interpreter=musl), musl: elf()}
+    assert Read({**files, "lib/apk/db/installed": records}).value("musl") == value
+
+
 def test_the_newest_kernel_asked_for() -> None:
     read = Read(system(**{"usr/local/bin/app": program(kernel=(4, 10, 0))}))
     assert read.needs("kernel") == [(">=", "3.2.0", "hard"), (">=", "4.10.0", "soft")]

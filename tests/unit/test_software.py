@@ -22,7 +22,7 @@ import pytest
 from memory_tree import MemoryTree
 from standins import Files, Link, StandIn, check, peak
 
-from slurm_cmeta.evidence import application, jsonscan, rpmdb, software, sqlitefile
+from slurm_cmeta.evidence import application, jsonscan, places, rpmdb, software, sqlitefile
 from slurm_cmeta.evidence.software import Package
 from slurm_cmeta.image.filetree import Budget
 
@@ -112,19 +112,17 @@ def test_dpkg_of_distroless() -> None:
     assert pairs(files) == [("base-files", "12.4", "dpkg"), ("tzdata", "2024a", "dpkg")]
 
 
-@pytest.mark.parametrize("path", application.APK)
+@pytest.mark.parametrize("path", places.APK)
 def test_apk(path: str) -> None:
     assert pairs({path: APK_DB}) == [("musl", "1.2.4-r2", "apk"), ("busybox", "1.36.1-r5", "apk")]
 
 
 def test_lines_without_end_and_across_chunks() -> None:
     noise = "X:" + "y" * (3 * software.CHUNK) + "\n"
-    assert pairs({application.APK[0]: noise + APK_DB + noise}) == pairs(
-        {application.APK[0]: APK_DB}
-    )
+    assert pairs({places.APK[0]: noise + APK_DB + noise}) == pairs({places.APK[0]: APK_DB})
     for shift in range(40):
         text = " " * (software.CHUNK - shift) + "\n" + APK_DB
-        assert len(pairs({application.APK[0]: text})) == 2
+        assert len(pairs({places.APK[0]: text})) == 2
 
 
 # --- names of files -----------------------------------------------------------------------------
@@ -571,7 +569,7 @@ def hostile_lists() -> list[tuple[str, bytes]]:
     return [
         (software.STATUS, many.encode()),
         (software.STATUS, b"Package: " + b"x" * 30 * MIB),
-        (application.APK[0], fat.encode()),
+        (places.APK[0], fat.encode()),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [' + escapes * 3 + b"[" * 4 * MIB),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [' + b"[]," * MIB),
         ("/a/.spack-db/index.json", b'{"database": {"installs": [{"' + b"\\" * 9 * MIB),
@@ -596,14 +594,14 @@ def test_hostile_lists_cost_little(tmp_path: Path, number: int) -> None:
 
 def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "MAX_PACKAGES", 1)
-    packages, warnings = listed({application.APK[0]: APK_DB})
+    packages, warnings = listed({places.APK[0]: APK_DB})
     assert [package.name for package in packages] == ["musl"]
     assert warnings == ["only 1 packages of the image are listed: it has more"]
 
 
 def test_only_when_deep_and_each_once() -> None:
-    assert software.software(StandIn({application.APK[0]: APK_DB})) == []
-    assert len(pairs({application.APK[0]: APK_DB + APK_DB})) == 2
+    assert software.software(StandIn({places.APK[0]: APK_DB})) == []
+    assert len(pairs({places.APK[0]: APK_DB + APK_DB})) == 2
     one = "Package: a\nStatus: install ok installed\nVersion: 1\n"
     (package,), _ = listed({software.STATUS: one, f"{software.STATUS_PARTS}/a": one})
     assert package.source == software.STATUS
@@ -620,7 +618,7 @@ def test_mutated_lists() -> None:
                 at = chance.randrange(len(data))
                 data[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
             pieces.append(bytes(data))
-        listed({software.STATUS: pieces[0], application.APK[0]: pieces[1]}, pieces[2])
+        listed({software.STATUS: pieces[0], places.APK[0]: pieces[1]}, pieces[2])
 
 
 def test_lists_of_owned_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

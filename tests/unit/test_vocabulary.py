@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import jsonschema
 import pytest
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.vocabulary import build
+
+DATA = Path(vocabulary.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -107,3 +113,14 @@ def test_an_ambiguous_name_is_marked_and_real() -> None:
 )
 def test_also_runs(node: str, image: str, answer: bool | None) -> None:
     assert vocabulary.also_runs(node, image) is answer
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.json")), ids=lambda path: path.stem)
+def test_every_file_has_the_documented_shape(path: Path) -> None:
+    schema = json.loads((DATA.parents[1] / "docs/schema/vocabulary.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    document = json.loads(path.read_text())
+    shape = {**schema, "$ref": f"#/$defs/{path.stem}"}
+    jsonschema.validate(document, shape, cls=jsonschema.Draft202012Validator)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**document, "x": 1}, shape, cls=jsonschema.Draft202012Validator)
