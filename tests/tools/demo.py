@@ -68,12 +68,13 @@ WIDTHS = Row("12", "52", "24", "6", "42")
 
 
 def needs(product: Product, image: Path) -> str:
-    """Return what `cmeta inspect` says the image needs, and how that is known."""
+    """Return what `cmeta inspect` says the image needs of a node's CPU, and how that is known."""
     command = [str(product.prefix / "bin/cmeta"), "inspect", "--json", str(image)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return "; ".join(
         f"{r['value']} ({r['source']}{', a wish' if r['strength'] == 'soft' else ''})"
         for r in json.loads(done.stdout)["requires"]
+        if r["key"] in ("arch", "cpu")  # what decides here: all nodes have one kernel
     )
 
 
