@@ -34,9 +34,6 @@ MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 DPKG = "/var/lib/dpkg"
 """Where dpkg keeps its records: `status`, `status.d` (Distroless) and `info/PACKAGE.list`."""
 
-_KEPT = "owned"
-"""The attribute of a subject that holds what owned() found."""
-
 
 def files(subject: Subject) -> Iterator[Binary]:
     """Yield the ELF programs and libraries of the image that are not the distribution's."""
@@ -67,11 +64,9 @@ def owned(subject: Subject) -> frozenset[str] | None:
 
     The lists are read once for a subject, which keeps the answer.
     """
-    kept = vars(subject)
-    if _KEPT not in kept:
-        kept[_KEPT] = None if subject.tree is None else _owned(subject.tree)
-    found: frozenset[str] | None = kept[_KEPT]
-    return found
+    if isinstance(subject.owned, bool):
+        subject.owned = None if subject.tree is None else _owned(subject.tree)
+    return subject.owned
 
 
 def _owned(tree: FileTree) -> frozenset[str] | None:

@@ -69,6 +69,9 @@ class Subject:
     warnings:    the image's own; add(text) says each thing once
     """
 
+    owned: frozenset[str] | bool | None = False
+    """What application.owned() found; False until it is asked."""
+
     def __init__(self, image: Image) -> None:
         self.image = image
         self.deep = image.deep

@@ -63,7 +63,10 @@ FORMATS: tuple[Format, ...] = (
 class Image:
     """An open image. Close it, use it in a `with` statement, or let go of it."""
 
-    __slots__ = ("_budget", "_tree", "content", "format", "identity", "path", "reader", "warnings")
+    __slots__ = (
+        *("_budget", "_labels", "_tree"),
+        *("content", "format", "identity", "path", "reader", "warnings"),
+    )
 
     def __init__(
         self, source: Reader | Folder, content: Content, warnings: Warnings, budget: Budget
@@ -78,6 +81,7 @@ class Image:
         self.reader = source
         self._budget = budget
         self._tree: FileTree | bool | None = False
+        self._labels: dict[str, str] | None = None
 
     @property
     def deep(self) -> bool:
@@ -86,10 +90,12 @@ class Image:
 
     def labels(self) -> dict[str, str]:
         """Return the image's labels; reads them when first asked, which may add warnings."""
-        found = self.content.labels()
-        if not found and (kept := self._kept_inside()):
-            found = kept[0].labels(kept[1], self.warnings)
-        return found
+        if self._labels is None:
+            found = self.content.labels()
+            if not found and (kept := self._kept_inside()):
+                found = kept[0].labels(kept[1], self.warnings)
+            self._labels = found
+        return self._labels
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the image sets; reads them when asked."""

@@ -113,11 +113,6 @@ class SquashfsTree(FileTree):
         self._data: Any = None
         self._super = ffi.new("sqfs_super_t *")
         self._check_open(library.sqfs_super_read(self._super, self._file))
-        self.compressor = _COMPRESSORS.get(
-            self._super.compression_id, f"compressor {self._super.compression_id}"
-        )
-        """Name as mksquashfs has it."""
-        self.bytes_used = int(self._super.bytes_used)
         self._unpacker = self._new_unpacker()
         self._directories = self._new_directories()
         self._lists: dict[str, Any] = {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MACHINES = {62: "x86_64", 183: "aarch64", 21: "ppc64le", 243: "riscv64"}
-ET_EXEC, ET_DYN = 2, 3
+ET_EXEC = 2
 MAX_ADDRESS = 1 << 55
 """Addresses above are no user's on any of the architectures; callers pack a kind above them."""
 MAX_SECTIONS = 65_280
