@@ -21,7 +21,7 @@ ROOT_TOOL = python3 tests/tools/root.py
 ONE       = $(if $(SUITE),--suite $(SUITE))
 LIBDIR    = $(PREFIX)/lib/slurm-cmeta
 MANDIR    = $(PREFIX)/share/man
-COMMANDS  = cmeta:main cmeta-decide:decide
+COMMANDS  = cmeta:main cmeta-decide:decide cmeta-features:features
 
 .PHONY: all demo test matrix bench fuzz lint check install clean
 all:

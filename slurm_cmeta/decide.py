@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta import match, vocabulary
+from slurm_cmeta import compare, match, vocabulary
 from slurm_cmeta.constraint import MAX_EXPRESSION, Expression, Simple, add, parse_simple, select
 from slurm_cmeta.requirement import HARD, SOFT
 from slurm_cmeta.text import clean
@@ -82,11 +82,11 @@ def decide(
     verdicts = tuple(match.judge(requirements, c) for c in classes)
     user = parse_simple(wishes.constraint)
     reachable = _reachable(verdicts, user)
-    fit = [v for v in reachable if v.verdict == match.MATCH]
-    unfit = [v for v in reachable if v.verdict != match.MATCH]
+    fit = [v for v in reachable if v.verdict == compare.MATCH]
+    unfit = [v for v in reachable if v.verdict != compare.MATCH]
     if not fit:
         return _no_node(image, requirements, verdicts, reachable, on_mismatch, unlisted_nodes)
-    verdict = match.MATCH if _anything_checked(reachable) else UNKNOWN
+    verdict = compare.MATCH if _anything_checked(reachable) else UNKNOWN
     addition = _addition(fit, unfit, user, wishes, requirements)
     constraint = prefer = None
     if addition.expression is not None and user is not None:
@@ -105,7 +105,7 @@ def _reachable(verdicts: Sequence[ClassVerdict], user: Simple | None) -> list[Cl
 
 
 def _anything_checked(verdicts: Sequence[ClassVerdict]) -> bool:
-    return any(r.verdict != match.UNCHECKED for v in verdicts for r in v.reasons)
+    return any(r.verdict != compare.UNCHECKED for v in verdicts for r in v.reasons)
 
 
 def _changed(expression: str, before: str) -> str | None:
@@ -219,8 +219,8 @@ def _no_node(
             UNKNOWN, ACCEPT, classes=verdicts, messages=(f"warning: {why}; dynamic nodes may",)
         )
     if on_mismatch == REJECT:
-        return Decision(match.MISMATCH, REJECT, classes=verdicts, messages=(f"error: {why}",))
-    return Decision(match.MISMATCH, ACCEPT, classes=verdicts, messages=(f"warning: {why}",))
+        return Decision(compare.MISMATCH, REJECT, classes=verdicts, messages=(f"error: {why}",))
+    return Decision(compare.MISMATCH, ACCEPT, classes=verdicts, messages=(f"warning: {why}",))
 
 
 def _say(
@@ -254,7 +254,7 @@ def _needs(
 ) -> str:
     """Return `aarch64 (SIF partition descriptor 3)`: the requirements that made a difference."""
     decisive = {
-        (r.key, r.needs) for v in verdicts for r in v.reasons if r.verdict == match.MISMATCH
+        (r.key, r.needs) for v in verdicts for r in v.reasons if r.verdict == compare.MISMATCH
     }
     listed = [r for r in requirements if r.strength == strength and (r.key, r.value) in decisive]
     implied = {cpu.family for r in listed if r.key == "cpu" and (cpu := vocabulary.cpu(r.value))}
@@ -282,7 +282,7 @@ def _unfit(verdicts: Sequence[ClassVerdict]) -> str:
 
 
 def _has(verdict: ClassVerdict) -> str:
-    failed = [r for r in verdict.reasons if r.verdict == match.MISMATCH and r.strength == HARD]
+    failed = [r for r in verdict.reasons if r.verdict == compare.MISMATCH and r.strength == HARD]
     return ", ".join(dict.fromkeys(clean(r.has) for r in failed if r.has))
 
 

@@ -38,9 +38,6 @@ meaning of each."""
 SOFT_KEYS = frozenset(("glibc", "memory", "mpi"))
 """Keys that are soft whatever the evidence (design, section 5)."""
 
-_SEVERAL_PAGE_SIZES = frozenset(("aarch64", "ppc64le", "loongarch64", "mips64el", "mipsel"))
-"""Families whose kernels come with pages of different sizes; all others have 4 KiB."""
-
 
 class Requirement(NamedTuple):
     """What one fact about the image asks of a node (design: one row of docs/requirements.md)."""
@@ -97,7 +94,7 @@ def _asks(fact: Fact, known: Sequence[Fact]) -> bool:
     if fact.key == "glibc":  # asks something of host libraries only where a runtime injects them
         return any(other.key == "gpu" and other.value in ("nvidia", "amd") for other in known)
     if fact.key == "page":
-        return any(o.key == "arch" and o.value in _SEVERAL_PAGE_SIZES for o in known)
+        return any(o.key == "arch" and vocabulary.page_size(o.value) is None for o in known)
     return True
 
 

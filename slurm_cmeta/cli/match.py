@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import config
 from slurm_cmeta.cluster import source
+from slurm_cmeta.compare import MISMATCH
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
-from slurm_cmeta.match import MISMATCH, never_compared
+from slurm_cmeta.match import never_compared
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 

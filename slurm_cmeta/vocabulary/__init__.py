@@ -63,6 +63,19 @@ def also_runs(node_family: str, image_family: str) -> bool | None:
     return None if image_family in table["may_run"].get(node_family, ()) else False
 
 
+def page_size(family: str) -> int | None:
+    """Return the page size of an architecture in bytes, None where kernels come with several."""
+    table = load("architectures")
+    if family not in table["families"] or family in table["several_page_sizes"]:
+        return None
+    return 4096
+
+
+def emitted_flags() -> frozenset[str]:
+    """Return the ISA flags that a program can be found to need (evidence/machinecode)."""
+    return frozenset(flag for flags in load("isa")["flags"].values() for flag in flags)
+
+
 def cpu(name: str) -> Cpu | None:
     """Return the target that archspec calls `name`, or None."""
     entry = load("cpu")["targets"].get(name)

@@ -319,6 +319,29 @@ class Cluster:
             raise ToolError(f"scontrol reconfigure: {done.stderr.strip()}")
         self._until(self._controller_answers, "slurmctld", time.monotonic() + 20)
 
+    def restart_controller(self, *options: str) -> None:
+        """Stop slurmctld, start it again with `options`, and wait until it answers."""
+        self.run(["scontrol", "shutdown", "slurmctld"])
+        deadline = time.monotonic() + 30
+        while "slurmctld" not in self._ended:
+            self._hear()
+            if time.monotonic() > deadline:
+                raise ToolError("slurmctld did not end in time")
+            time.sleep(POLL_SECONDS)
+        del self._ended["slurmctld"]
+        self._start_daemon("slurmctld", [_program("slurmctld"), "-D", *options])
+        self._until(self._controller_answers, "slurmctld", deadline)
+
+    def start_dynamic_node(self, name: str, conf: str) -> None:
+        """Start a slurmd that registers a node of its own, as `slurmd -Z --conf` does; the cluster
+        needs MaxNodeCount. Returns when the node is idle.
+        """
+        (port,) = free_ports(1)
+        whole = f"NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs=1 {conf}"
+        argv = [_program("slurmd"), "-D", "-Z", "-N", name, "--conf", whole]
+        self._start_daemon(f"slurmd.{name}", argv)
+        self._until(lambda: self._all_idle([name]), f"slurmd.{name}", time.monotonic() + 30)
+
     def slurmctld_log(self) -> str:
         return _read(self.layout.logs / "slurmctld.log")
 

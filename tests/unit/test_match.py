@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from slurm_cmeta import nodefacts
 from slurm_cmeta.cluster import NodeClass
-from slurm_cmeta.match import judge, node_facts
+from slurm_cmeta.match import judge
 from slurm_cmeta.requirement import KEYS, Requirement
 
 
@@ -96,5 +97,5 @@ def test_a_reason_says_what_the_node_has() -> None:
 
 
 def test_an_ambiguous_name_counts_beside_its_family_only() -> None:
-    assert node_facts(["grace"]).cpus == ()
-    assert {c.name for c in node_facts(["grace", "aarch64"]).cpus} == {"aarch64", "neoverse_v2"}
+    assert nodefacts.read(["grace"]).cpus == ()
+    assert {c.name for c in nodefacts.read(["grace", "aarch64"]).cpus} == {"aarch64", "neoverse_v2"}

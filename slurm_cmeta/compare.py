@@ -1,0 +1,307 @@
+"""One condition against one node's facts: met, not met, or nobody can tell. Pure functions.
+
+Each key of docs/requirements.md has one function here. What no feature tells is unknown, and
+unknown is not absent, unless the node carries `cmeta=1`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta import vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from slurm_cmeta.facts import Condition
+    from slurm_cmeta.nodefacts import NodeFacts
+
+MATCH = "match"
+MISMATCH = "mismatch"
+UNCHECKED = "unchecked"
+
+
+class Answer(NamedTuple):
+    """Whether a condition is met."""
+
+    verdict: str
+    """`match`, `mismatch` or `unchecked`."""
+    has: str | None
+    """What the node's features say; None when they say nothing of it."""
+
+
+def condition(asked: Condition, facts: NodeFacts) -> Answer:
+    """Return whether a node with these facts meets one condition."""
+    key, operator, value = asked
+    check = _CHECKS.get(key)
+    return Answer(UNCHECKED, None) if check is None else check(operator, value, facts)
+
+
+def any_of(
+    main: Condition, alternatives: Sequence[Sequence[Condition]], facts: NodeFacts
+) -> Answer:
+    """Return whether `main`, or all conditions of any of `alternatives`, are met."""
+    first = condition(main, facts)
+    if first.verdict == MATCH or not alternatives:
+        return first
+    verdicts = [first.verdict]
+    verdicts += [_all(condition(c, facts).verdict for c in each) for each in alternatives]
+    return Answer(_any(verdicts), first.has or _other_has(alternatives, facts))
+
+
+def _other_has(alternatives: Sequence[Sequence[Condition]], facts: NodeFacts) -> str | None:
+    for each in alternatives:
+        for asked in each:
+            has = condition(asked, facts).has
+            if has:
+                return has
+    return None
+
+
+def _any(verdicts: Iterable[str]) -> str:
+    found = set(verdicts)
+    return MATCH if MATCH in found else UNCHECKED if UNCHECKED in found else MISMATCH
+
+
+def _all(verdicts: Iterable[str]) -> str:
+    found = set(verdicts)
+    return MISMATCH if MISMATCH in found else UNCHECKED if UNCHECKED in found else MATCH
+
+
+def _not_said(facts: NodeFacts) -> Answer:
+    return Answer(MISMATCH if facts.complete else UNCHECKED, None)
+
+
+def _arch(_: str, value: str, facts: NodeFacts) -> Answer:
+    if not facts.families:
+        return _not_said(facts)
+    has = ", ".join(sorted(facts.families))
+    answers = {vocabulary.also_runs(family, value) for family in facts.families}
+    if True in answers:
+        return Answer(MATCH, has)
+    unsure = None in answers or len(facts.families) > 1
+    return Answer(UNCHECKED if unsure else MISMATCH, has)
+
+
+def _cpu(_: str, value: str, facts: NodeFacts) -> Answer:
+    wanted = vocabulary.cpu(value)
+    if wanted is None or len(facts.families) > 1:
+        return Answer(UNCHECKED, None)
+    has = ", ".join(sorted(_most_specific(facts.cpus))) or None
+    if any(cpu.runs(wanted) for cpu in facts.cpus):
+        return Answer(MATCH, has)
+    if facts.complete:
+        return Answer(MISMATCH, has)
+    if not facts.families:
+        return Answer(UNCHECKED, None)
+    if wanted.family not in facts.families:
+        return Answer(MISMATCH, has or ", ".join(facts.families))
+    if any(not cpu.generic for cpu in facts.cpus):
+        return Answer(MISMATCH, has)
+    return Answer(_against_levels(wanted, facts.cpus), has)
+
+
+def _against_levels(wanted: vocabulary.Cpu, levels: Sequence[vocabulary.Cpu]) -> str:
+    """Judge a CPU target against a node that names only psABI levels (or nothing but its family).
+
+    The levels do not tell the machine's name, so a named machine stays unchecked as long as the
+    level it implies is there. A node that names a level but not the level needed has it not.
+    """
+    known = {name for level in levels for name in (level.name, *level.ancestors)}
+    if known <= {wanted.family}:
+        return UNCHECKED
+    needed = {
+        name
+        for name in (wanted.name, *wanted.ancestors)
+        if (cpu := vocabulary.cpu(name)) is not None and cpu.generic
+    }
+    return UNCHECKED if needed <= known else MISMATCH
+
+
+def _most_specific(cpus: Sequence[vocabulary.Cpu]) -> set[str]:
+    implied = {ancestor for cpu in cpus for ancestor in cpu.ancestors}
+    return {cpu.name for cpu in cpus} - implied
+
+
+def _isa(_: str, value: str, facts: NodeFacts) -> Answer:
+    """Compare flags with those that the CPU's names imply and those that are published.
+
+    A flag that archspec lists for no CPU at all is not missed where archspec leaves it out.
+    """
+    from slurm_cmeta.vocabulary import cpu_flags
+
+    wanted = value.split()
+    targets = [flag for flag in wanted if vocabulary.cpu(flag) is not None]
+    if targets:  # ppc64le: archspec has no flags there, the first CPU with the instruction counts
+        answers = [_cpu(">=", target, facts) for target in targets]
+        return Answer(_all(a.verdict for a in answers), answers[0].has)
+    if not facts.families or len(facts.families) > 1:
+        return _not_said(facts) if not facts.families else Answer(UNCHECKED, None)
+    has: set[str] = set(facts.said("isa"))
+    for cpu in facts.cpus:
+        has |= cpu_flags.flags_of(cpu.name)
+    missing = [flag for flag in wanted if flag not in has]
+    shown = ", ".join(sorted(_most_specific(facts.cpus))) or None
+    if not missing:
+        return Answer(MATCH, shown)
+    without = f"{shown or 'nothing'} without {' '.join(missing)}"
+    named = any(not cpu.generic for cpu in facts.cpus)
+    tracked = _tracked_flags()
+    if facts.complete or (named and any(flag in tracked for flag in missing)):
+        return Answer(MISMATCH, without)
+    return Answer(UNCHECKED, shown)
+
+
+def _tracked_flags() -> set[str]:
+    from slurm_cmeta.vocabulary import cpu_flags
+
+    targets = vocabulary.load("cpu_flags")["targets"]
+    return {flag for target in targets for flag in cpu_flags.flags_of(target)}
+
+
+def _gpu(_: str, value: str, facts: NodeFacts) -> Answer:
+    said = facts.said("gpu")
+    if not said:
+        return Answer(MISMATCH, "no GPU") if facts.complete else Answer(UNCHECKED, None)
+    return Answer(MATCH if value in said else MISMATCH, ", ".join(said))
+
+
+def _gpu_arch(operator: str, value: str, facts: NodeFacts) -> Answer:
+    """Compare code for a GPU with the GPUs of the node.
+
+    sm_XY runs on the same major number from Y on, sm_XYa on that one only, compute_XY (PTX) on
+    anything from XY on (CUDA C++ Programming Guide, "Compute Capabilities", "Binary" and "PTX
+    Compatibility"); a gfx target on itself only (LLVM AMDGPUUsage).
+    """
+    said = facts.said("gpu.arch")
+    if not said:
+        vendors = facts.said("gpu")
+        other = "amd" if value.startswith("gfx") else "nvidia"
+        if vendors and other not in vendors:
+            return Answer(MISMATCH, ", ".join(vendors))
+        return Answer(MISMATCH, "no GPU") if facts.complete else Answer(UNCHECKED, None)
+    runs = any(_gpu_runs(operator, value, gpu) for gpu in said)
+    return Answer(MATCH if runs else MISMATCH, ", ".join(said))
+
+
+def _gpu_runs(operator: str, code: str, gpu: str) -> bool:
+    if code.startswith("gfx") or gpu.startswith("gfx"):
+        return code == gpu
+    kind, _, wanted = code.partition("_")
+    suffix = wanted.lstrip("0123456789")
+    number, has = int(wanted.removesuffix(suffix) or 0), _number(gpu)
+    if kind == "compute" and not suffix:
+        return _compare(operator, (has,), (number,))
+    if suffix == "a":
+        return has == number
+    return has // 10 == number // 10 and has >= number
+
+
+def _number(name: str) -> int:
+    digits = "".join(char for char in name if char.isdigit())
+    return int(digits or 0)
+
+
+def _version(key: str, what: str, vendor: str = "") -> Callable[[str, str, NodeFacts], Answer]:
+    """Return the check of a dotted version, of a GPU's driver where a `vendor` is named."""
+
+    def check(operator: str, value: str, facts: NodeFacts) -> Answer:
+        said = facts.said(key)
+        if not said:
+            vendors = facts.said("gpu")
+            if vendor and vendors and vendor not in vendors:
+                return Answer(MISMATCH, ", ".join(vendors))
+            return Answer(MISMATCH, f"no {what}") if facts.complete else Answer(UNCHECKED, None)
+        verdicts = {_against(operator, value, has, key) for has in said}
+        has = ", ".join(said)
+        return Answer(verdicts.pop() if len(verdicts) == 1 else UNCHECKED, has)
+
+    return check
+
+
+def _against(operator: str, wanted: str, has: str, key: str) -> str:
+    """Compare versions; `6.1` against `6.1.5` cannot be told, except where two numbers are all."""
+    ours, theirs = _numbers(has), _numbers(wanted)
+    if ours is None or theirs is None:
+        return UNCHECKED
+    if key == "cuda":
+        ours, theirs = ours[:2], theirs[:2]
+    size = max(len(ours), len(theirs))
+    padded = theirs + (0,) * (size - len(theirs))
+    short = len(ours) < size and ours == theirs[: len(ours)] and any(theirs[len(ours) :])
+    if short and key != "cuda":
+        return UNCHECKED
+    return MATCH if _compare(operator, ours + (0,) * (size - len(ours)), padded) else MISMATCH
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    parts = text.split(".")
+    if not all(part.isdecimal() and len(part) <= 9 for part in parts):
+        return None
+    return tuple(map(int, parts))
+
+
+def _compare(operator: str, has: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if operator == "<":
+        return has < wanted
+    if operator == "<=":
+        return has <= wanted
+    if operator == ">":
+        return has > wanted
+    if operator == "!=":
+        return has != wanted
+    return has == wanted if operator == "=" else has >= wanted
+
+
+def _page(operator: str, value: str, facts: NodeFacts) -> Answer:
+    said = [size for size in facts.said("page") if size.isdecimal()]
+    if not said or not value.isdecimal():
+        return _not_said(facts)
+    verdicts = {_compare(operator, (int(size),), (int(value),)) for size in said}
+    has = ", ".join(f"{int(size) // 1024} KiB pages" for size in said)
+    if len(verdicts) > 1:
+        return Answer(UNCHECKED, has)
+    return Answer(MATCH if verdicts.pop() else MISMATCH, has)
+
+
+def _memory(operator: str, value: str, facts: NodeFacts) -> Answer:
+    said = [size for size in facts.said("memory") if size.isdecimal()]
+    if not said or not value.isdecimal():
+        return Answer(UNCHECKED, None)
+    least = min(map(int, said))
+    return Answer(
+        MATCH if _compare(operator, (least,), (int(value),)) else MISMATCH, f"{least} MiB"
+    )
+
+
+def _runtime(_: str, value: str, facts: NodeFacts) -> Answer:
+    said = facts.said("runtime")
+    if value in said:
+        return Answer(MATCH, ", ".join(said))
+    return Answer(MISMATCH if facts.complete else UNCHECKED, ", ".join(said) or None)
+
+
+def _mpi(_: str, value: str, facts: NodeFacts) -> Answer:
+    """Compare ABI families. A module may offer another one, so that `cmeta=1` proves nothing."""
+    said = facts.said("mpi")
+    if not said:
+        return Answer(UNCHECKED, None)
+    return Answer(MATCH if value in said else MISMATCH, ", ".join(said))
+
+
+_CHECKS: dict[str, Callable[[str, str, NodeFacts], Answer]] = {
+    "arch": _arch,
+    "cpu": _cpu,
+    "isa": _isa,
+    "gpu": _gpu,
+    "gpu.arch": _gpu_arch,
+    "cuda": _version("cuda", "CUDA", "nvidia"),
+    "driver": _version("driver", "NVIDIA driver", "nvidia"),
+    "rocm": _version("rocm", "ROCm", "amd"),
+    "mpi": _mpi,
+    "glibc": _version("glibc", "glibc"),
+    "kernel": _version("kernel", "kernel"),
+    "page": _page,
+    "memory": _memory,
+    "runtime": _runtime,
+}

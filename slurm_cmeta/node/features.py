@@ -1,0 +1,156 @@
+"""Facts about a host -> the feature names that Slurm gets (design, section 4.6).
+
+Few and true: bare names for what a node is or has, `key=value` for values, and only what a
+requirement of an image can be compared with, or what people type by hand. docs/features.md lists
+them all. What is unknown gives no feature, and then no `cmeta=1` either.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta import vocabulary
+from slurm_cmeta.nodefacts import COMPLETE_FEATURE
+from slurm_cmeta.vocabulary import cpu_flags, gpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slurm_cmeta.node import Found
+
+NAME = re.compile(r"[A-Za-z0-9_.=+:/@~%-]+")
+"""What a feature may be made of: none of Slurm's operators, no blank, no quote."""
+
+
+class Feature(NamedTuple):
+    """One feature, and the fact that it tells."""
+
+    name: str
+    key: str
+    """The key of the fact; empty for `cmeta=1` and for what an admin has added."""
+
+
+def features(found: Found) -> list[Feature]:
+    """Return the host's features, each once, in an order that depends on the facts alone."""
+    seen: dict[str, Feature] = {}
+    for rule in _RULES:
+        for feature in rule(found):
+            if NAME.fullmatch(feature.name):
+                seen.setdefault(feature.name, feature)
+    if not incomplete(found):
+        seen.setdefault(COMPLETE_FEATURE, Feature(COMPLETE_FEATURE, ""))
+    return list(seen.values())
+
+
+def incomplete(found: Found) -> list[str]:
+    """Return the keys that are unknown and would have given features: why there is no `cmeta=1`."""
+    return [u.key for u in found.unknown if u.key in DECISIVE]
+
+
+def _cpu(found: Found) -> Iterator[Feature]:
+    """The architecture, the levels and all ancestors, the oldest first, then the CPU itself."""
+    for architecture in found.values("arch"):
+        yield Feature(architecture, "arch")
+    ancestors = (found.value("cpu.ancestors") or "").split()
+    for name in sorted(ancestors, key=_age):
+        yield Feature(name, "cpu")
+    for key in ("cpu.level", "cpu"):
+        for name in found.values(key):
+            yield Feature(name, key)
+
+
+def _age(name: str) -> tuple[int, str]:
+    known = vocabulary.cpu(name)
+    return (len(known.ancestors) if known else 99, name)
+
+
+def _flags(found: Found) -> Iterator[Feature]:
+    """The flags that no name implies, where a program can be made of their instructions."""
+    implied: set[str] = set()
+    for name in (*found.values("cpu"), *found.values("cpu.level"), *found.values("arch")):
+        implied |= cpu_flags.flags_of(name)
+    flags = set((found.value("isa") or "").split())
+    for flag in sorted((flags & vocabulary.emitted_flags()) - implied):
+        yield Feature(f"isa={flag}", "isa")
+
+
+def _page(found: Found) -> Iterator[Feature]:
+    """The page size, where the architecture leaves a choice."""
+    size, family = found.value("page"), found.value("arch")
+    if size and size.isdigit() and vocabulary.page_size(family or "") is None:
+        yield Feature(f"page={int(size) // 1024}k", "page")
+
+
+def _version(key: str, name: str, parts: int | None = None) -> Callable[[Found], Iterator[Feature]]:
+    """Return a rule: the first `parts` numbers of a version, all of them by default."""
+
+    def rule(found: Found) -> Iterator[Feature]:
+        for value in found.values(key):
+            numbers = re.match(r"\d+(?:\.\d+)*", value)
+            if numbers:
+                yield Feature(f"{name}={'.'.join(numbers.group().split('.')[:parts])}", key)
+
+    return rule
+
+
+def _gpu(vendor: str, name: str) -> Callable[[Found], Iterator[Feature]]:
+    """Return a rule: the vendor, the architectures and the models of its GPUs."""
+
+    def rule(found: Found) -> Iterator[Feature]:
+        if not found.value(f"{vendor}.count"):
+            return
+        yield Feature(name, f"{vendor}.count")
+        for architecture in found.values(f"{vendor}.arch"):
+            yield Feature(architecture.replace("sm_", "sm="), f"{vendor}.arch")
+        for product in found.values(f"{vendor}.model"):
+            model = gpus.slug(product)
+            if model:
+                yield Feature(model, f"{vendor}.model")
+
+    return rule
+
+
+def _network(found: Found) -> Iterator[Feature]:
+    for kind in found.values("network"):
+        yield Feature(kind, "network")
+
+
+def _runtime(found: Found) -> Iterator[Feature]:
+    for ability in found.values("runtime"):
+        yield Feature(f"runtime={ability}", "runtime")
+
+
+def _mpi(found: Found) -> Iterator[Feature]:
+    for family in found.values("mpi"):
+        yield Feature(f"mpi={family}", "mpi")
+
+
+_RULES: tuple[Callable[[Found], Iterator[Feature]], ...] = (
+    _cpu,
+    _flags,
+    _page,
+    _version("kernel", "kernel", 2),
+    _version("glibc", "glibc", 2),
+    _gpu("nvidia", "nvidia"),
+    _version("driver", "driver"),
+    _version("cuda", "cuda", 2),
+    _gpu("amd", "amdgpu"),
+    _version("rocm", "rocm", 2),
+    _gpu("intel", "intelgpu"),
+    _network,
+    _version("apptainer", "apptainer", 2),
+    _version("singularity", "singularity", 2),
+    _runtime,
+    _mpi,
+)
+
+DECISIVE = frozenset(
+    (
+        *("arch", "cpu", "isa", "page", "kernel", "glibc"),
+        *("nvidia.count", "nvidia.arch", "driver", "cuda", "amd.count", "amd.arch", "rocm"),
+        *("intel.count", "runtime"),
+    )
+)
+"""Keys of facts that make an image's requirement fail where a node with `cmeta=1` does not list
+them (slurm_cmeta.match). `mpi` is not among them: a module may offer one on any node."""

@@ -1,0 +1,179 @@
+"""What the features of a node say about it: our own names, and the plain ones that sites use.
+
+A site that publishes nothing but `zen3` or `a100` has said a lot: archspec's data and the GPU table
+tell what these imply. A site's own words (`bigmem`, `gpu_v100`) are explained in cmeta.yaml. Pure
+functions, no I/O but the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta import vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+COMPLETE_FEATURE = "cmeta=1"
+"""A node that carries it says: what is not listed here, this node has not."""
+
+VENDORS = {"nvidia": "nvidia", "amdgpu": "amd", "intelgpu": "intel"}
+"""Bare features -> vendor of a GPU. `amd` and `intel` alone are names of CPUs at most sites."""
+
+NETWORKS = frozenset(("infiniband", "roce", "omnipath", "slingshot", "efa"))
+
+_PLAIN = frozenset(
+    ("cuda", "driver", "rocm", "glibc", "kernel", "runtime", "mpi", "isa", "apptainer")
+)
+"""Keys whose values are taken as they are written."""
+
+_TARGET = re.compile(r"(?:sm_?|cc|compute_|gfx|accel/)[0-9a-z/.]+")
+_SIZE = re.compile(r"([0-9]{1,12})([kmgt]?)b?")
+_KIB = {"": 0, "k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}
+
+
+class SiteNames(NamedTuple):
+    """What cmeta.yaml says of a site's own features."""
+
+    prefix: str = ""
+    """What stands before the names that cmeta-features has written here."""
+    means: Mapping[str, tuple[str, ...]] = {}
+    """A site's name -> the features of our vocabulary that say the same; none: it says nothing."""
+
+    def explained(self, features: Iterable[str]) -> list[str]:
+        """Return the features with the site's own names replaced by what they mean."""
+        found: dict[str, None] = {}
+        for feature in features:
+            if feature in self.means:
+                found |= dict.fromkeys(self.means[feature])
+            else:
+                found[feature.removeprefix(self.prefix) if self.prefix else feature] = None
+        return list(found)
+
+
+NO_NAMES = SiteNames()
+
+
+class NodeFacts(NamedTuple):
+    """What is known about the nodes of one class."""
+
+    families: frozenset[str]
+    """Architecture families; more than one means that the features contradict each other."""
+    cpus: tuple[vocabulary.Cpu, ...]
+    """Every CPU target named, the architecture's own included."""
+    complete: bool
+    values: Mapping[str, tuple[str, ...]]
+    """Requirement key -> what is said of it, spelled as requirements spell it."""
+
+    def said(self, key: str) -> tuple[str, ...]:
+        """Return what is said of a requirement key; empty where nothing is."""
+        return self.values.get(key, ())
+
+
+def read(features: Iterable[str], names: SiteNames = NO_NAMES) -> NodeFacts:
+    """Return what the features of a node say."""
+    listed = names.explained(features)
+    families, cpus = _cpus(listed)
+    values: dict[str, dict[str, None]] = {}
+    unsure = []
+    for feature in listed:
+        for key, value in _said(feature):
+            if key == "model":
+                unsure.append(value)
+            else:
+                values.setdefault(key, {})[value] = None
+    if "gpu" in values:
+        for value in unsure:
+            _add_model(value, values)
+    if "page" not in values and len(families) == 1:
+        size = vocabulary.page_size(next(iter(families)))
+        if size is not None:
+            values["page"] = {str(size): None}
+    known = {key: tuple(found) for key, found in values.items()}
+    return NodeFacts(families, cpus, COMPLETE_FEATURE in listed, known)
+
+
+def _cpus(features: Iterable[str]) -> tuple[frozenset[str], tuple[vocabulary.Cpu, ...]]:
+    certain: list[str] = []
+    ambiguous: list[str] = []
+    for feature in features:
+        target = vocabulary.feature_target(feature)
+        if target is not None:
+            (ambiguous if vocabulary.is_ambiguous_feature(feature) else certain).append(target)
+    families = {_family(target) for target in certain}
+    certain += [target for target in ambiguous if _family(target) in families]
+    cpus = [cpu for cpu in map(vocabulary.cpu, certain) if cpu is not None]
+    return frozenset(families), tuple(cpus)
+
+
+def _family(target: str) -> str:
+    cpu = vocabulary.cpu(target)
+    return cpu.family if cpu else target
+
+
+def _said(feature: str) -> Iterable[tuple[str, str]]:
+    """Yield requirement key and value of all that a feature says; `model` for one that may be."""
+    key, equals, value = feature.partition("=")
+    if equals:
+        return _value(key.lower(), value.lower())
+    name = feature.lower()
+    if name in VENDORS:
+        return [("gpu", VENDORS[name])]
+    if name in NETWORKS:
+        return [("network", name)]
+    if _TARGET.fullmatch(name):
+        return _target(name)
+    return _model(name)
+
+
+def _value(key: str, value: str) -> list[tuple[str, str]]:
+    if not value:
+        return []
+    if key in _PLAIN:
+        return [(key, value)]
+    if key in ("sm", "cc"):
+        return _target(f"sm_{value.replace('.', '')}")
+    if key == "gpu":
+        return [("gpu", value)] if value in VENDORS.values() else list(_model(value))
+    if key == "gpu.arch":
+        return _target(value)
+    size = _SIZE.fullmatch(value)
+    if key == "page" and size:
+        return [("page", str(int(size[1]) * max(1, _KIB[size[2]] * 1024)))]
+    if key in ("memory", "mem") and size:
+        mib = int(size[1]) * _KIB[size[2]] // 1024 if size[2] else int(size[1])
+        return [("memory", str(mib))]
+    return []
+
+
+def _target(name: str) -> list[tuple[str, str]]:
+    from slurm_cmeta.evidence.gpu_target import target, vendor_of
+
+    found = target(name)
+    if not found:
+        return []
+    return [("gpu", vendor_of(found)), ("gpu.arch", found.replace("compute_", "sm_"))]
+
+
+def _model(name: str) -> Iterable[tuple[str, str]]:
+    from slurm_cmeta.vocabulary import gpus
+
+    model = gpus.model(name)
+    if model is None:
+        return
+    if gpus.is_ambiguous_feature(name):
+        yield "model", name
+        return
+    yield "gpu", model.vendor
+    if model.arch:
+        yield "gpu.arch", model.arch
+
+
+def _add_model(name: str, values: dict[str, dict[str, None]]) -> None:
+    """Take a name that could mean something else, beside a feature that tells of such a GPU."""
+    from slurm_cmeta.vocabulary import gpus
+
+    model = gpus.model(name)
+    if model is not None and model.vendor in values["gpu"] and model.arch:
+        values.setdefault("gpu.arch", {})[model.arch] = None
