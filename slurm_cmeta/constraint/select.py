@@ -1,28 +1,18 @@
-"""Slurm's constraint language: read simple forms, add to them, find the shortest expression.
+"""The shortest expression over existing features that selects exactly the classes that fit.
 
-Pure functions. What every supported release accepts and means the same (slurmctld's
-build_feature_list in 22.05, _feature_string2list in 24.11 and 26.05):
-
-    a    a&b    a,b    a|b    (a|b)&c&(d|e)
-
-An expression is read strictly from left to right, without precedence; parentheses do not nest.
+Pure functions. Written are only forms that every supported release reads alike: `a&b`, `(a|b)`,
+`a&(b|c)`.
 """
 
 from __future__ import annotations
 
-import re
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
+from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, NAME
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
-
-MAX_EXPRESSION = 1024
-"""Longest constraint or prefer that slurmctld takes (job_mgr.c, _test_job_desc_fields)."""
-
-_NAME = re.compile(r"[A-Za-z0-9_.=+:/@~%-]+")
-"""Names that may be written into an expression. Slurm forbids only its operators, but a blank or
-a quote in a name is not worth the risk."""
 
 _EXACT_COVER = 3
 """Names that an AND, or alternatives that a group may have to be found by trying all choices;
@@ -30,18 +20,6 @@ longer ones are found greedily."""
 
 _EXACT_CANDIDATES = 64
 """Names of which all choices are tried: 64 names in threes are 41,664 choices, some 10 ms."""
-
-
-class Simple(NamedTuple):
-    """A constraint made of one operator: `a&b` (also `a,b`), `a|b`, or a single name."""
-
-    operator: str
-    names: tuple[str, ...]
-
-    def allows(self, features: Collection[str]) -> bool:
-        """Tell whether a node with these features satisfies the constraint."""
-        some_or_all = any if self.operator == "|" else all
-        return some_or_all(name in features for name in self.names)
 
 
 class Expression(NamedTuple):
@@ -56,41 +34,16 @@ class Expression(NamedTuple):
             return False
         return not self.group or any(name in features for name in self.group)
 
+    def without(self, names: Collection[str]) -> Expression:
+        """Return the expression without names that are demanded anyway."""
+        kept = tuple(name for name in self.names if name not in names)
+        group = () if any(name in names for name in self.group) else self.group
+        return Expression(kept, group)
+
     def render(self) -> str:
         """Return the expression as Slurm reads it. It is empty when there is nothing to ask."""
         group = ["(" + "|".join(self.group) + ")"] if self.group else []
         return "&".join([*self.names, *group])
-
-
-def parse_simple(text: str | None) -> Simple | None:
-    """Return the user's constraint when it has one of the simple forms, else None.
-
-    None and the empty string are the constraint that everything satisfies.
-    """
-    if not text:
-        return Simple("&", ())
-    conjunction, disjunction = re.search("[&,]", text), "|" in text
-    if conjunction and disjunction:
-        return None
-    names = tuple(text.split("|") if disjunction else re.split("[&,]", text))
-    if not all(map(_NAME.fullmatch, names)):
-        return None
-    return Simple("|" if disjunction and len(names) > 1 else "&", names)
-
-
-def add(user: Simple, text: str | None, addition: Expression) -> str:
-    """Return the user's constraint `text` (parsed as `user`) with `addition` required as well.
-
-    The user's own text is kept letter by letter. Names that it already demands are not repeated.
-    """
-    if not text:
-        return addition.render()
-    demanded = user.names if user.operator == "&" else ()
-    rest = Expression(tuple(n for n in addition.names if n not in demanded), addition.group)
-    if not rest.names and not rest.group:
-        return text
-    kept = f"({text})" if user.operator == "|" else text
-    return f"{kept}&{rest.render()}"
 
 
 def select(
@@ -110,7 +63,7 @@ def select(
         return Expression(())
     if not wanted:
         return None
-    names = sorted({n for features in wanted for n in features if _NAME.fullmatch(n)})
+    names = sorted({n for features in wanted for n in features if NAME.fullmatch(n)})
     related = [n for n in names if rank(n) <= 1]
     for allowed in (related, names):
         found = _conjunction(wanted, unwanted, allowed, rank) or _with_group(

@@ -1,0 +1,1 @@
+"""Slurm's constraint language: read it, add to it, write the shortest expression."""
