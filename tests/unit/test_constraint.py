@@ -8,64 +8,180 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_cmeta.constraint import (
-    MAX_EXPRESSION,
-    Expression,
-    Simple,
-    add,
-    parse_simple,
-    select,
-)
+from slurm_cmeta.constraint.addition import ANY, Dialect, add
+from slurm_cmeta.constraint.grammar import MAX_ALTERNATIVES, MAX_EXPRESSION, NOTHING, parse
+from slurm_cmeta.constraint.select import Expression, select
+
+NEW, OLD = Dialect((24, 11)), Dialect((22, 5))
 
 
 @pytest.mark.parametrize(
-    ("text", "parsed"),
+    "text",
     [
-        ("", Simple("&", ())),
-        (None, Simple("&", ())),
-        ("a", Simple("&", ("a",))),
-        ("a&b", Simple("&", ("a", "b"))),
-        ("a,b", Simple("&", ("a", "b"))),
-        ("a|b", Simple("|", ("a", "b"))),
-        ("cuda=12.4&sm=90", Simple("&", ("cuda=12.4", "sm=90"))),
-        ("a|b&c", None),
-        ("(a|b)&c", None),
-        ("[a|b]", None),
-        ("a*4", None),
-        ("a&", None),
-        ("&a", None),
-        ("a||b", None),
-        ("a b", None),
-        ("a\nb", None),
-        ("a\x1b[31m", None),
+        "a",
+        "a&b",
+        "a,b",
+        "a|b",
+        "a|b&c",
+        "cuda=12.4&sm=90",
+        "(a|b)&c",
+        "a&(b|c)&(d|e)",
+        "(a&b)|c",
+        "[a|b]",
+        "[a|b]&c",
+        "c&[a|(b&d)]",
+        "[a*2&b*4]",
+        "[(a&x)*2&b*4]",
+        "[a*4]",
+        "a*4",
+        "(a|b)*2",
+        "(a)",
+        "[" + "|".join(["a"] * MAX_ALTERNATIVES) + "]",
     ],
 )
-def test_simple_forms_are_read_and_others_left(text: str | None, parsed: Simple | None) -> None:
-    assert parse_simple(text) == parsed
-
-
-@pytest.mark.parametrize(
-    ("user", "names", "group", "result"),
-    [
-        ("", ("x",), (), "x"),
-        ("", ("x", "y"), (), "x&y"),
-        ("", (), ("p", "q"), "(p|q)"),
-        ("a", ("x",), (), "a&x"),
-        ("a&b", ("x",), ("p", "q"), "a&b&x&(p|q)"),
-        ("a,b", ("x",), (), "a,b&x"),
-        ("a|b", ("x",), (), "(a|b)&x"),
-        ("a|b", (), ("p", "q"), "(a|b)&(p|q)"),
-        ("x", ("x",), (), "x"),
-        ("a&x", ("x", "y"), (), "a&x&y"),
-        ("x|b", ("x",), (), "(x|b)&x"),
-    ],
-)
-def test_the_users_text_is_kept(
-    user: str, names: tuple[str, ...], group: tuple[str, ...], result: str
-) -> None:
-    parsed = parse_simple(user)
+def test_every_form_is_read_and_written_again(text: str) -> None:
+    parsed = parse(text)
     assert parsed is not None
-    assert add(parsed, user, Expression(names, group)) == result
+    assert parsed.text == text
+    pieces = [part.render() for part in parsed.parts]
+    both = pieces[0] + "".join(o + p for o, p in zip(parsed.operators, pieces[1:], strict=True))
+    assert both == text.replace(",", "&")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a&",
+        "&a",
+        "a||b",
+        "a b",
+        "a\nb",
+        "a\x1b[31m",
+        "a)",
+        "(a",
+        "()",
+        "(a)b",  # 22.05 takes it
+        "((a|b)|c)",
+        "([a|b])",
+        "[a]",
+        "[a&b]",
+        "[a*2|b*4]",
+        "[a*2&b]",
+        "[a|b]&[c|d]",
+        "[a|b]|c",
+        "[[a|b]]",
+        "[a|b",
+        "a*2&b",  # 22.05 takes it
+        "(a*2)",
+        "a*0",
+        "a*-1",
+        "a*x",
+        "a*",
+        "*2",
+        "a*99999999999999999999",
+        "[" + "|".join(["a"] * (MAX_ALTERNATIVES + 1)) + "]",
+        "a" * (MAX_EXPRESSION + 1),
+    ],
+)
+def test_what_not_every_release_reads_alike_is_left_alone(text: str) -> None:
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_no_constraint_is_what_every_node_satisfies(text: str | None) -> None:
+    assert parse(text) is NOTHING
+    assert NOTHING.allows(())
+
+
+X, XY, GROUP = Expression(("x",)), Expression(("x", "y")), Expression(("x",), ("p", "q"))
+
+
+@pytest.mark.parametrize(
+    ("user", "addition", "result"),
+    [
+        ("", X, "x"),
+        ("", XY, "x&y"),
+        ("", Expression((), ("p", "q")), "(p|q)"),
+        ("a", X, "a&x"),
+        ("a&b", GROUP, "a&b&x&(p|q)"),
+        ("a,b", X, "a,b&x"),
+        ("a|b", X, "(a|b)&x"),
+        ("a|b", Expression((), ("p", "q")), "(a|b)&(p|q)"),
+        ("a|b&c", X, "(a|b&c)&x"),
+        ("x", X, "x"),
+        ("a&x", XY, "a&x&y"),
+        ("x|b", X, "(x|b)&x"),
+        ("(a|b)&c", GROUP, "(a|b)&c&x&(p|q)"),
+        ("(a&b)|c", XY, "(a&b&x&y)|(c&x&y)"),
+        ("(a&x)|c", XY, "(a&x&y)|(c&x&y)"),
+        ("(a|x)|c", X, "(a|x&x)|(c&x)"),
+        ("(a&b)|c", GROUP, "(a&b)|c&x&(p|q)"),  # parentheses do not nest: from left to right
+        ("(a&b)|c&d", X, "(a&b)|c&d&x"),
+        ("[a|b]", GROUP, "[a|b]&x&(p|q)"),
+        ("c&[a|b]", X, "c&[a|b]&x"),
+        ("[a*2&b*4]", X, None),  # what stands beside counts is not enforced
+        ("a*4", X, None),
+        ("p&q", GROUP, "p&q&x"),  # the group is satisfied anyway
+    ],
+)
+def test_the_addition_is_ANDed_to_every_form(  # noqa: N802
+    user: str, addition: Expression, result: str | None
+) -> None:
+    parsed = parse(user)
+    assert parsed is not None
+    assert add(parsed, addition) == result
+
+
+@pytest.mark.parametrize(
+    ("user", "nodes", "dialect", "result"),
+    [
+        ("[a*2&b*4]", (6, 6), NEW, "[(a&x)*2&(b&x)*4]"),
+        ("[a*2&b*4]", (8, 8), NEW, "[(a&x)*2&(b&x)*4&x*2]"),
+        ("[a*2&b*4]", (6, 8), NEW, None),  # how many are free of counts is not known
+        ("[a*2&b*4]", (5, 5), NEW, None),
+        ("[a*2&b*4]", (6, 6), OLD, None),
+        ("[a*2&b*4]", (6, 6), ANY, None),
+        ("[(a|b)*1&c*1]", (2, 2), NEW, "[(a|b&x)*1&(c&x)*1]"),
+        ("a*4", (4, 4), NEW, "[(a&x)*4]"),
+        ("a*4", (6, 6), NEW, "[(a&x)*4&x*2]"),
+    ],
+)
+def test_counts_carry_the_addition_where_all_nodes_are_counted(
+    user: str, nodes: tuple[int, int], dialect: Dialect, result: str | None
+) -> None:
+    parsed = parse(user)
+    assert parsed is not None
+    assert add(parsed, X, dialect, nodes) == result
+
+
+@pytest.mark.parametrize(
+    ("user", "addition", "result"),
+    [
+        ("a&b", X, "a&b&x"),
+        ("", X, "x"),
+        ("", GROUP, None),
+        ("a|b", X, None),
+        ("(a|b)&c", X, None),
+        ("[a|b]", X, None),
+        ("(a&b)|c", X, None),
+    ],
+)
+def test_with_a_node_features_plugin_only_plain_ANDs_are_written(  # noqa: N802
+    user: str, addition: Expression, result: str | None
+) -> None:
+    parsed = parse(user)
+    assert parsed is not None
+    assert add(parsed, addition, Dialect((24, 11), changeable=True)) == result
+
+
+def test_what_slurm_would_not_take_for_its_length_is_not_written() -> None:
+    user = parse("a" * (MAX_EXPRESSION - 2))
+    assert user is not None
+    assert add(user, X) == user.text + "&x"
+    assert add(user, XY) is None
+    many = parse("|".join(f"(a{n:03}&b)" for n in range(100)))
+    assert many is not None
+    assert add(many, X) == many.text + "&x"  # every alternative would be too long
 
 
 def rank(name: str) -> int:
@@ -124,10 +240,18 @@ def test_an_expression_is_exact_and_found_whenever_there_is_one(
         assert found == select(wanted, unwanted, rank)
 
 
-USER = st.one_of(
-    st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=3).map("&".join),
-    st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=3).map("|".join),
-)
+def _joined(operators: str) -> st.SearchStrategy[str]:
+    return st.tuples(
+        st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=3),
+        st.lists(st.sampled_from(operators), min_size=2, max_size=2),
+    ).map(lambda t: t[0][0] + "".join(o + n for o, n in zip(t[1], t[0][1:], strict=False)))
+
+
+ITEM = st.one_of(st.sampled_from("abcdefg"), _joined("&|,").map(lambda text: f"({text})"))
+USER = st.tuples(
+    st.lists(ITEM, min_size=1, max_size=3),
+    st.lists(st.sampled_from("&|,"), min_size=2, max_size=2),
+).map(lambda t: t[0][0] + "".join(o + i for o, i in zip(t[1], t[0][1:], strict=False)))
 
 
 def left_to_right(text: str, features: frozenset[str]) -> bool:
@@ -145,17 +269,29 @@ def left_to_right(text: str, features: frozenset[str]) -> bool:
     return value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(USER, st.lists(FEATURES, min_size=1, max_size=3), st.lists(FEATURES, max_size=3), FEATURES)
 def test_adding_means_and(
     user: str, wanted: list[frozenset[str]], unwanted: list[frozenset[str]], node: frozenset[str]
 ) -> None:
-    found, parsed = select(wanted, unwanted, rank), parse_simple(user)
+    found, parsed = select(wanted, unwanted, rank), parse(user)
     assert parsed is not None
     assert parsed.allows(node) == left_to_right(user, node)
     if found is not None:
-        both = left_to_right(add(parsed, user, found), node)
-        assert both == (parsed.allows(node) and found.allows(node))
+        text = add(parsed, found)
+        assert text is not None
+        assert left_to_right(text, node) == (parsed.allows(node) and found.allows(node))
+        again = parse(text)
+        assert again is not None
+        assert again.allows(node) == left_to_right(text, node)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet="ab&|,()[]*12 \n", max_size=12))
+def test_any_text_is_read_or_left(text: str) -> None:
+    parsed = parse(text)
+    if parsed is not None and parsed.parts:
+        assert add(parsed, Expression(())) == text
 
 
 def test_two_hundred_classes_are_told_apart_quickly() -> None:
