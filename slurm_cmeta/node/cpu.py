@@ -62,22 +62,27 @@ def probe(host: Host, found: Found) -> None:
 def common(kinds: list[cpu_flags.Seen]) -> Cpu:
     """Return the best CPU that all these kinds of processors are.
 
-    Of one kind this is archspec's answer. On Arm, where archspec does not know the part, the flags
+    Of one kind the name is archspec's answer. Where that is only a level, as a hypervisor hides
+    flags, the machines of which they show all stand among the ancestors: a zen4 without one of its
+    flags is x86_64_v4 to archspec, and still runs all that was built for zen2. On Arm, where archspec does not know the part, the flags
     may show a higher revision of the architecture than the name that archspec finds (it lists no
     flags of revisions); they come from GCC's table.
     """
     names: frozenset[str] | None = None
+    fitting: frozenset[str] | None = None
     for seen in kinds:
         detected = cpu_flags.detect(seen)
         own = cpu_flags.lineage(detected.name)
         if seen.family == "aarch64" and not detected.exact:
             own |= arm_levels(seen.features)
+        more = own.union(cpu_flags.fitting_targets(seen)) if _is_generic(detected.name) else own
         names = own if names is None else names & own
+        fitting = more if fitting is None else fitting & more
     names = names or frozenset((kinds[0].family,))
     by_name = sorted(names, reverse=True)  # of equals armv9.0a, not armv8.6a
     level = max(filter(_is_generic, by_name), key=_depth)
     name = max((n for n in by_name if not _is_generic(n)), key=_depth, default=level)
-    return Cpu(name, level, tuple(sorted(names - {name})))
+    return Cpu(name, level, tuple(sorted((names | (fitting or names)) - {name})))
 
 
 def arm_levels(features: frozenset[str]) -> frozenset[str]:

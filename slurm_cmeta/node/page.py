@@ -60,9 +60,9 @@ def probe(host: Host, found: Found) -> None:
             found.fact("page", size, source)
             return
         reasons.append(f"{source} names no page size ({clean(text.strip(), 40)})")
-    only: dict[str, int] = vocabulary.load("cpu_hosts")["page_bytes"]
-    if family in only:
-        found.fact("page", only[family], f"the only size of {family}")
+    only = vocabulary.page_size(family or "")
+    if only is not None:
+        found.fact("page", only, f"the only size of {family}")
         return
     several = f"kernels of {family} have pages of several sizes" if family else ""
     reasons.append(several or "the architecture is unknown")

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.evidence.machinecode import arm_table, features
 from slurm_cmeta.vocabulary import build, cpu_flags
 
 DATA = Path(vocabulary.__file__).parent
@@ -196,3 +197,9 @@ def test_every_file_has_the_documented_shape(path: Path) -> None:
     jsonschema.validate(document, shape, cls=jsonschema.Draft202012Validator)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**document, "x": 1}, shape, cls=jsonschema.Draft202012Validator)
+
+
+def test_the_flags_that_programs_can_need_are_those_that_the_readers_know() -> None:
+    flags = vocabulary.load("isa")["flags"]
+    assert flags["x86_64"] == sorted(set(features.FLAGS.values()))
+    assert flags["aarch64"] == sorted({row[2] for row in arm_table.TABLE})
