@@ -65,11 +65,16 @@ def _age(name: str) -> tuple[int, str]:
     return (len(known.ancestors) if known else 99, name)
 
 
+def _cpu_names(found: Found) -> list[str]:
+    ancestors = (found.value("cpu.ancestors") or "").split()
+    return [*ancestors, *found.values("cpu.level"), *found.values("cpu")]
+
+
 def _flags(found: Found) -> Iterator[Feature]:
     """The flags that no name implies, where a program can be made of their instructions."""
     implied: set[str] = set()
-    for name in (*found.values("cpu"), *found.values("cpu.level"), *found.values("arch")):
-        implied |= cpu_flags.flags_of(name)
+    for name in _cpu_names(found):
+        implied |= cpu_flags.surely_has(name)
     flags = set((found.value("isa") or "").split())
     for flag in sorted((flags & vocabulary.emitted_flags()) - implied):
         yield Feature(f"isa={flag}", "isa")

@@ -61,6 +61,13 @@ def flags_of(target: str) -> frozenset[str]:
     return _shown(feature for name in names for feature in targets[name]["features"])
 
 
+def surely_has(target: str) -> frozenset[str]:
+    """Return flags_of(target), and what archspec does not list though every such CPU has it."""
+    besides: dict[str, list[str]] = load("isa")["besides"]
+    more = (flag for name in lineage(target) for flag in besides.get(name, ()))
+    return flags_of(target).union(more)
+
+
 def missing_flags(
     wanted: Iterable[str], target: str, published: Iterable[str] = ()
 ) -> frozenset[str]:

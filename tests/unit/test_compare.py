@@ -105,6 +105,8 @@ def verdict(asked: str, features: str) -> str:
         ("isa >= avx512f", "x86_64_v3", "unchecked"),  # the machine has no name
         ("isa >= avx512f", "x86_64_v3,isa=avx512f", "match"),
         ("isa >= avx512f", "x86_64_v3,cmeta=1", "mismatch"),
+        ("isa >= adx sha_ni", "zen2", "match"),  # archspec does not list them
+        ("isa >= sha_ni", "haswell", "mismatch"),
         ("isa >= fma4", "haswell", "mismatch"),
         ("isa >= fma4", "piledriver", "match"),
         ("isa >= sve", "a64fx", "match"),

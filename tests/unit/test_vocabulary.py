@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -203,3 +206,34 @@ def test_the_flags_that_programs_can_need_are_those_that_the_readers_know() -> N
     flags = vocabulary.load("isa")["flags"]
     assert flags["x86_64"] == sorted(set(features.FLAGS.values()))
     assert flags["aarch64"] == sorted({row[2] for row in arm_table.TABLE})
+
+
+GCC_NAMES = {"skylake_avx512": "skylake-avx512", "mic_knl": "knl", "icelake": "icelake-server"}
+GCC_OPTIONS = {"abm": "lzcnt", "bmi1": "bmi", "pclmulqdq": "pclmul", "sha_ni": "sha"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [n for n, t in vocabulary.load("cpu")["targets"].items()
+     if t["family"] == "x86_64" and t["vendor"] in ("GenuineIntel", "AuthenticAMD")],
+)  # fmt: skip
+def test_every_flag_that_gcc_uses_for_a_cpu_is_known_of_it(target: str) -> None:
+    """A flag that we did not know of would refuse a machine that runs the code."""
+    spelled = {alias: name for alias, name in vocabulary.load("cpu_aliases")["aliases"].items()}
+    march = GCC_NAMES.get(target) or next(
+        (a for a, name in spelled.items() if name == target and a.startswith(("znver", "bdver"))),
+        "amdfam10" if target == "k10" else target,
+    )
+    command = [shutil.which("gcc") or "gcc", f"-march={march}", "-Q", "--help=target"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("gcc is not installed")
+    if done.returncode or "-mavx2" not in done.stdout:
+        pytest.skip(f"this gcc does not know {march}")
+    enabled = set(re.findall(r"^\s+-m([\w.-]+)\s+\[enabled\]", done.stdout, re.MULTILINE))
+    known = cpu_flags.surely_has(target)
+    for flag in vocabulary.load("isa")["flags"]["x86_64"]:
+        option = GCC_OPTIONS.get(flag, flag.replace("sse4_", "sse4."))
+        if {option, option.replace("_", ""), option.replace("_", "-")} & enabled:
+            assert flag in known
