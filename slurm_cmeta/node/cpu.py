@@ -64,9 +64,9 @@ def common(kinds: list[cpu_flags.Seen]) -> Cpu:
 
     Of one kind the name is archspec's answer. Where that is only a level, as a hypervisor hides
     flags, the machines of which they show all stand among the ancestors: a zen4 without one of its
-    flags is x86_64_v4 to archspec, and still runs all that was built for zen2. On Arm, where archspec does not know the part, the flags
-    may show a higher revision of the architecture than the name that archspec finds (it lists no
-    flags of revisions); they come from GCC's table.
+    flags is x86_64_v4 to archspec, and still runs all that was built for zen2. On Arm, where
+    archspec does not know the part, the flags may show a higher revision of the architecture than
+    the name that archspec finds (it lists no flags of revisions); they come from GCC's table.
     """
     names: frozenset[str] | None = None
     fitting: frozenset[str] | None = None

@@ -93,8 +93,12 @@ def test_archspecs_hosts_are_named_as_archspec_names_them(
     assert found.value("arch") == family
     assert found.value("cpu") == name
     assert found.value("cpu.level") == str(target.generic)
-    ancestors = " ".join(sorted(a.name for a in target.ancestors))
-    assert [f.value for f in found.facts if f.key == "cpu.ancestors"] == [ancestors or NONE]
+    ancestors = sorted(a.name for a in target.ancestors)
+    listed = (found.value("cpu.ancestors") or "").split()
+    if target.vendor == "generic":  # a masked machine: the named ones that it fits are there, too
+        assert set(ancestors) <= set(listed)
+    else:
+        assert listed == ancestors
     if target.vendor != "generic":
         assert found.value("cpu.vendor") == target.vendor
     assert found.value("cpu.model")

@@ -165,12 +165,6 @@ def test_page_is_unknown_where_the_architecture_is(tmp_path: Path) -> None:
     assert "architecture" in unknown(look(tmp_path, architecture, page), "page")
 
 
-def test_a_family_has_one_size_or_several() -> None:
-    only = set(vocabulary.load("cpu_hosts")["page_bytes"])
-    assert not only & requirement._SEVERAL_PAGE_SIZES
-    assert only <= set(vocabulary.load("architectures")["families"])
-
-
 def test_this_machine() -> None:
     found = Found()
     for probe in (kernel, page, memory):

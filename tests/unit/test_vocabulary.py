@@ -219,7 +219,7 @@ GCC_OPTIONS = {"abm": "lzcnt", "bmi1": "bmi", "pclmulqdq": "pclmul", "sha_ni": "
 )  # fmt: skip
 def test_every_flag_that_gcc_uses_for_a_cpu_is_known_of_it(target: str) -> None:
     """A flag that we did not know of would refuse a machine that runs the code."""
-    spelled = {alias: name for alias, name in vocabulary.load("cpu_aliases")["aliases"].items()}
+    spelled: dict[str, str] = vocabulary.load("cpu_aliases")["aliases"]
     march = GCC_NAMES.get(target) or next(
         (a for a, name in spelled.items() if name == target and a.startswith(("znver", "bdver"))),
         "amdfam10" if target == "k10" else target,
@@ -234,6 +234,8 @@ def test_every_flag_that_gcc_uses_for_a_cpu_is_known_of_it(target: str) -> None:
     enabled = set(re.findall(r"^\s+-m([\w.-]+)\s+\[enabled\]", done.stdout, re.MULTILINE))
     known = cpu_flags.surely_has(target)
     for flag in vocabulary.load("isa")["flags"]["x86_64"]:
+        if flag == "avx512_vp2intersect" and target == "sapphirerapids":
+            continue  # gcc 12's mistake, taken back in gcc 13
         option = GCC_OPTIONS.get(flag, flag.replace("sse4_", "sse4."))
         if {option, option.replace("_", ""), option.replace("_", "-")} & enabled:
             assert flag in known
