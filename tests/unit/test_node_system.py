@@ -15,7 +15,6 @@ from host_tree import look, recorded, unknown, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_cmeta import requirement, vocabulary
 from slurm_cmeta.node import Found, architecture, kernel, memory, page
 from slurm_cmeta.node.host import Host
 
