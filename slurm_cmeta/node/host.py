@@ -29,7 +29,9 @@ MAX_LINKS = 40
 COMMAND_SECONDS = 10.0
 """Time that a program may take. nvidia-smi takes 3 s where no persistence daemon runs."""
 
-PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rocm/bin"
+PROGRAM_PATH = (
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rocm/bin:/opt/apptainer/bin"
+)
 """Where programs are looked for, whatever PATH says: this runs as root."""
 
 RECORDED = "/recorded-commands"

@@ -23,6 +23,10 @@ class Link(NamedTuple):
 Files = Mapping[str, "str | bytes | Link | None"]
 
 
+MODES: dict[str | bytes, int] = {"program": 0o755, "setuid program": 0o4755}
+"""Contents that stand for programs."""
+
+
 def build(root: Path, files: Files) -> Path:
     """Write a machine below `root`; later calls add to it."""
     for path, what in files.items():
@@ -36,6 +40,8 @@ def build(root: Path, files: Files) -> Path:
             place.symlink_to(what.target)
         else:
             place.write_bytes(what.encode() if isinstance(what, str) else what)
+            if what in MODES:
+                place.chmod(MODES[what])
     return root
 
 
@@ -131,3 +137,155 @@ SOFT_ROCE: Files = {
 
 PLAIN: Files = {"/sys/class/net/eth0/operstate": "up\n"}
 """A node with Ethernet and no RDMA driver."""
+
+
+# --- container runtimes -------------------------------------------------------------------------
+
+APPTAINER_CONF = """\
+# APPTAINER.CONF
+# ALLOW SETUID: [BOOL]
+allow setuid = yes
+max loop devices = 256
+allow user ns = yes
+mount dev = yes
+allow container sif = yes
+allow container encrypted = yes
+allow container squashfs = yes
+allow container extfs = yes
+allow container dir = yes
+# allow setuid-mount encrypted = yes
+# allow setuid-mount squashfs = iflimited
+# allow setuid-mount extfs = no
+bind path = /etc/localtime
+bind path = /etc/hosts
+#limit container owners = gmk, apptainer, nobody
+
+"""
+"""The lines of apptainer 1.3's template (pkg/util/apptainerconf/config.go) that matter, and some
+more, as `apptainer confgen` writes them."""
+
+KERNEL: Files = {
+    "/proc/mounts": (
+        "sysfs /sys sysfs rw,nosuid,nodev,noexec,relatime 0 0\n"
+        "/dev/nvme0n1p2 / xfs rw,relatime,attr2,inode64,noquota 0 0\n"
+        "tmpfs /tmp tmpfs rw,nosuid,nodev 0 0\n"
+    ),
+    "/proc/self/ns/mnt": "",
+    "/proc/self/ns/user": "",
+    "/proc/sys/user/max_user_namespaces": "1029735\n",
+    "/proc/sys/kernel/osrelease": "5.14.0-427.13.1.el9_4.x86_64\n",
+    "/dev/fuse": "",
+    "/dev/mapper/control": "",
+}
+"""What RHEL 9 and Rocky 9 have out of the box: user namespaces, FUSE."""
+
+UBUNTU_2404: Files = {
+    **KERNEL,
+    "/proc/sys/kernel/osrelease": "6.8.0-41-generic\n",
+    "/proc/sys/kernel/unprivileged_userns_clone": "1\n",
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1\n",
+    "/etc/apparmor.d/abstractions/base": "",
+    "/etc/apparmor.d/crun": "profile crun /usr/bin/crun flags=(unconfined) {\n  userns,\n}\n",
+}
+"""Ubuntu 24.04: user namespaces only for programs with a profile that says so."""
+
+PROFILE = """\
+# Permit unprivileged user namespace creation for apptainer starter
+abi <abi/4.0>,
+include <tunables/global>
+
+profile apptainer /usr/libexec/apptainer/bin/starter{,-suid} flags=(unconfined) {
+  userns,
+
+  include if exists <local/apptainer>
+}
+"""
+"""apptainer/apptainer dist/debian/apparmor-userns, which its .deb for Ubuntu installs."""
+
+
+def buildcfg(name: str, suid: int, prefix: str = "/usr") -> str:
+    """Return what `NAME buildcfg` prints (cmd/internal/cli/buildconfig.go), some lines left out."""
+    big = name.upper()
+    return (
+        f"PACKAGE_NAME={name}\nPREFIX={prefix}\nBINDIR={prefix}/bin\n"
+        f"LIBEXECDIR={prefix}/libexec\n{big}_CONFDIR=/etc/{name}\n"
+        f"{big}_CONF_FILE=/etc/{name}/{name}.conf\n{big}_SUID_INSTALL={suid}\n"
+    )
+
+
+OWN = ("squashfuse_ll", "fuse2fs", "fuse-overlayfs", "gocryptfs")
+"""Programs in libexec/apptainer/bin of the RPMs and .debs of apptainer since 1.3."""
+
+
+def apptainer(
+    version: str = "1.3.4-1.el9",
+    *,
+    suid: bool = False,
+    own: tuple[str, ...] = OWN,
+    conf: str = APPTAINER_CONF,
+    path: str = "/usr/bin",
+) -> dict[str, str | bytes | Link | None]:
+    """Return the files of the RPM apptainer, with `suid` also those of apptainer-suid."""
+    bin_ = "/usr/libexec/apptainer/bin"
+    files: dict[str, str | bytes | Link | None] = {
+        f"{path}/apptainer": "program",
+        f"{path}/singularity": Link("apptainer"),
+        "/etc/apptainer/apptainer.conf": conf,
+        f"{bin_}/starter": "program",
+        "/recorded-commands/apptainer --version": f"apptainer version {version}\n",
+        "/recorded-commands/apptainer buildcfg": buildcfg("apptainer", int(suid)),
+    }
+    files.update({f"{bin_}/{name}": "program" for name in own})
+    if suid:
+        files[f"{bin_}/starter-suid"] = "setuid program"
+    return files
+
+
+SINGULARITY_CONF = """\
+# SINGULARITY.CONF
+allow setuid = yes
+oci mode = no
+mount dev = yes
+mount devpts = yes
+allow container sif = yes
+allow container encrypted = yes
+allow container extfs = yes
+allow kernel squashfs = yes
+allow kernel extfs = yes
+cryptsetup path = /usr/sbin/cryptsetup
+"""
+"""The lines of singularity-ce 4.1's template that matter (pkg/util/singularityconf/config.go)."""
+
+OCI_TOOLS: Files = {
+    "/usr/bin/crun": "program",
+    "/usr/bin/fusermount3": "program",
+    "/usr/bin/newuidmap": "program",
+    "/usr/bin/newgidmap": "program",
+    "/etc/subuid": "alice:100000:65536\n",
+    "/etc/subgid": "alice:100000:65536\n",
+}
+"""What SingularityCE's INSTALL.md asks for OCI mode, as Rocky 9 has it."""
+
+
+def singularity(
+    said: str = "singularity-ce version 4.1.5-1.el9",
+    *,
+    suid: bool = True,
+    conf: str = SINGULARITY_CONF,
+) -> dict[str, str | bytes | Link | None]:
+    """Return the files of the RPM singularity-ce, which has the setuid starter in it."""
+    bin_ = "/usr/libexec/singularity/bin"
+    files: dict[str, str | bytes | Link | None] = {
+        "/usr/bin/singularity": "program",
+        "/etc/singularity/singularity.conf": conf,
+        f"{bin_}/starter": "program",
+        f"{bin_}/squashfuse_ll": "program",
+        "/recorded-commands/singularity --version": said + "\n",
+        "/recorded-commands/singularity buildcfg": buildcfg("singularity", int(suid)),
+    }
+    if suid:
+        files[f"{bin_}/starter-suid"] = "setuid program"
+    return files
+
+
+CRYPTSETUP: Files = {"/usr/sbin/cryptsetup": "program"}
