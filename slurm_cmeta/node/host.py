@@ -61,9 +61,10 @@ class Host:
         """Return whether this is the machine itself, and no replayed one."""
         return self.root == "/"
 
-    def real(self, path: str) -> str:
+    def real(self, path: str, barred: frozenset[str] = frozenset()) -> str:
         """Return `path` (from the root, absolute) with all links resolved, from the root.
 
+        Paths in `barred` are not touched, so that no mount point is entered that may hang.
         Raises Missing or Unreadable.
         """
         done: list[str] = []
@@ -77,6 +78,8 @@ class Host:
                 del done[-1:]
                 continue
             here = "/" + "/".join([*done, name])
+            if here in barred:
+                raise Unreadable(f"{clean(here)}: not looked at")
             try:
                 mode = os.lstat(self._outside(here)).st_mode
             except OSError as error:
