@@ -266,10 +266,14 @@ def _memory(operator: str, value: str, facts: NodeFacts) -> Answer:
 
 
 def _runtime(_: str, value: str, facts: NodeFacts) -> Answer:
+    """Compare what the runtime can do. Of a runtime that is not listed nothing is known."""
     said = facts.said("runtime")
     if value in said:
         return Answer(MATCH, ", ".join(said))
-    return Answer(MISMATCH if facts.complete else UNCHECKED, ", ".join(said) or None)
+    listed = facts.said("apptainer") or facts.said("singularity")
+    absent = facts.complete and listed
+    has = ", ".join(said) or ("a runtime without it" if absent else None)
+    return Answer(MISMATCH if absent else UNCHECKED, has)
 
 
 def _mpi(_: str, value: str, facts: NodeFacts) -> Answer:

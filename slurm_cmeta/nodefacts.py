@@ -21,7 +21,7 @@ COMPLETE_FEATURE = "cmeta=1"
 VENDORS = {"nvidia": "nvidia", "amdgpu": "amd", "intelgpu": "intel"}
 """Bare features -> vendor of a GPU. `amd` and `intel` alone are names of CPUs at most sites."""
 
-NETWORKS = frozenset(("infiniband", "roce", "omnipath", "slingshot", "efa"))
+NETWORKS = frozenset(("infiniband", "roce", "omnipath", "slingshot", "efa", "iwarp"))
 
 MAX_REMEMBERED = 100_000
 """Features whose meaning is remembered; a cluster has some hundred."""
@@ -30,7 +30,18 @@ _MODEL = "model"
 """In place of a key: a name that is a GPU's beside a feature that tells of such a GPU."""
 
 _PLAIN = frozenset(
-    ("cuda", "driver", "rocm", "glibc", "kernel", "runtime", "mpi", "isa", "apptainer")
+    (
+        "cuda",
+        "driver",
+        "rocm",
+        "glibc",
+        "kernel",
+        "runtime",
+        "mpi",
+        "isa",
+        "apptainer",
+        "singularity",
+    )
 )
 """Keys whose values are taken as they are written."""
 

@@ -44,8 +44,14 @@ def features(found: Found) -> list[Feature]:
 
 
 def incomplete(found: Found) -> list[str]:
-    """Return the keys that are unknown and would have given features: why there is no `cmeta=1`."""
-    return [u.key for u in found.unknown if u.key in DECISIVE]
+    """Return the keys that are unknown and would have given features: why there is no `cmeta=1`.
+
+    Where no container runtime is seen, one may come by a module: nothing is said of what it can do,
+    and the matcher takes nothing as absent (compare._runtime).
+    """
+    seen = found.value("apptainer") or found.value("singularity")
+    keys = DECISIVE if seen else DECISIVE - {"runtime"}
+    return [u.key for u in found.unknown if u.key in keys]
 
 
 def _cpu(found: Found) -> Iterator[Feature]:

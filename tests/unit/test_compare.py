@@ -92,7 +92,9 @@ def verdict(asked: str, features: str) -> str:
         # what the runtime and the site offer
         ("runtime = encrypted", "runtime=encrypted,apptainer=1.4", "match"),
         ("runtime = encrypted", "runtime=ext3", "unchecked"),
-        ("runtime = encrypted", DONE, "mismatch"),
+        ("runtime = encrypted", DONE + ",apptainer=1.4", "mismatch"),
+        ("runtime = encrypted", DONE + ",singularity=4.1", "mismatch"),
+        ("runtime = encrypted", DONE, "unchecked"),  # a module may bring one
         ("mpi = openmpi", "mpi=openmpi,mpi=mpich", "match"),
         ("mpi = openmpi", "mpi=mpich", "mismatch"),
         ("mpi = openmpi", DONE, "unchecked"),  # a module may offer it
