@@ -31,16 +31,8 @@ _MODEL = "model"
 
 _PLAIN = frozenset(
     (
-        "cuda",
-        "driver",
-        "rocm",
-        "glibc",
-        "kernel",
-        "runtime",
-        "mpi",
-        "isa",
-        "apptainer",
-        "singularity",
+        *("cuda", "driver", "rocm", "glibc", "kernel", "isa", "mpi"),
+        *("runtime", "apptainer", "singularity"),
     )
 )
 """Keys whose values are taken as they are written."""
