@@ -126,7 +126,7 @@ def _most_specific(cpus: Sequence[vocabulary.Cpu]) -> set[str]:
 def _isa(_: str, value: str, facts: NodeFacts) -> Answer:
     """Compare flags with those that the CPU's names imply and those that are published.
 
-    A flag that archspec lists for no CPU at all is not missed where archspec leaves it out.
+    Of a machine that has a name all flags are known; a level says only what is there at least.
     """
     from slurm_cmeta.vocabulary import cpu_flags
 
@@ -139,24 +139,15 @@ def _isa(_: str, value: str, facts: NodeFacts) -> Answer:
         return _not_said(facts) if not facts.families else Answer(UNCHECKED, None)
     has: set[str] = set(facts.said("isa"))
     for cpu in facts.cpus:
-        has |= cpu_flags.flags_of(cpu.name)
-    missing = [flag for flag in wanted if flag not in has]
+        has |= cpu_flags.surely_has(cpu.name)
+    (family,) = facts.families
+    missing = [flag for flag in wanted if not cpu_flags.has_flag(flag, frozenset(has), family)]
     shown = ", ".join(sorted(_most_specific(facts.cpus))) or None
     if not missing:
         return Answer(MATCH, shown)
-    without = f"{shown or 'nothing'} without {' '.join(missing)}"
-    named = any(not cpu.generic for cpu in facts.cpus)
-    tracked = _tracked_flags()
-    if facts.complete or (named and any(flag in tracked for flag in missing)):
-        return Answer(MISMATCH, without)
+    if facts.complete or any(not cpu.generic for cpu in facts.cpus):
+        return Answer(MISMATCH, f"{shown or family} without {' '.join(missing)}")
     return Answer(UNCHECKED, shown)
-
-
-def _tracked_flags() -> set[str]:
-    from slurm_cmeta.vocabulary import cpu_flags
-
-    targets = vocabulary.load("cpu_flags")["targets"]
-    return {flag for target in targets for flag in cpu_flags.flags_of(target)}
 
 
 def _gpu(_: str, value: str, facts: NodeFacts) -> Answer:
@@ -275,10 +266,14 @@ def _memory(operator: str, value: str, facts: NodeFacts) -> Answer:
 
 
 def _runtime(_: str, value: str, facts: NodeFacts) -> Answer:
+    """Compare what the runtime can do. Of a runtime that is not listed nothing is known."""
     said = facts.said("runtime")
     if value in said:
         return Answer(MATCH, ", ".join(said))
-    return Answer(MISMATCH if facts.complete else UNCHECKED, ", ".join(said) or None)
+    listed = facts.said("apptainer") or facts.said("singularity")
+    absent = facts.complete and listed
+    has = ", ".join(said) or ("a runtime without it" if absent else None)
+    return Answer(MISMATCH if absent else UNCHECKED, has)
 
 
 def _mpi(_: str, value: str, facts: NodeFacts) -> Answer:

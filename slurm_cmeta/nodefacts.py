@@ -21,10 +21,19 @@ COMPLETE_FEATURE = "cmeta=1"
 VENDORS = {"nvidia": "nvidia", "amdgpu": "amd", "intelgpu": "intel"}
 """Bare features -> vendor of a GPU. `amd` and `intel` alone are names of CPUs at most sites."""
 
-NETWORKS = frozenset(("infiniband", "roce", "omnipath", "slingshot", "efa"))
+NETWORKS = frozenset(("infiniband", "roce", "omnipath", "slingshot", "efa", "iwarp"))
+
+MAX_REMEMBERED = 100_000
+"""Features whose meaning is remembered; a cluster has some hundred."""
+
+_MODEL = "model"
+"""In place of a key: a name that is a GPU's beside a feature that tells of such a GPU."""
 
 _PLAIN = frozenset(
-    ("cuda", "driver", "rocm", "glibc", "kernel", "runtime", "mpi", "isa", "apptainer")
+    (
+        *("cuda", "driver", "rocm", "glibc", "kernel", "isa", "mpi"),
+        *("runtime", "apptainer", "singularity"),
+    )
 )
 """Keys whose values are taken as they are written."""
 
@@ -71,49 +80,64 @@ class NodeFacts(NamedTuple):
         return self.values.get(key, ())
 
 
+class _Meaning(NamedTuple):
+    """What one feature says, by itself."""
+
+    cpu: vocabulary.Cpu | None
+    family: str
+    """Of the CPU or architecture that it names; empty where it names none."""
+    ambiguous: bool
+    """True where the name counts only beside others that tell of such a thing."""
+    said: tuple[tuple[str, str], ...]
+    """Requirement key and value."""
+
+
+_meanings: dict[str, _Meaning] = {}
+"""What was looked up: the classes of a cluster have most of their features in common."""
+
+
 def read(features: Iterable[str], names: SiteNames = NO_NAMES) -> NodeFacts:
     """Return what the features of a node say."""
     listed = names.explained(features)
-    families, cpus = _cpus(listed)
+    meanings = [_meaning(feature) for feature in listed]
+    families = {m.family for m in meanings if m.family and not m.ambiguous}
+    counted = [m for m in meanings if not m.ambiguous or m.family in families]
+    cpus = tuple(m.cpu for m in counted if m.cpu is not None)
     values: dict[str, dict[str, None]] = {}
-    unsure = []
-    for feature in listed:
-        for key, value in _said(feature):
-            if key == "model":
-                unsure.append(value)
-            else:
+    for meaning in counted:
+        for key, value in meaning.said:
+            if key != _MODEL:
                 values.setdefault(key, {})[value] = None
     if "gpu" in values:
-        for value in unsure:
-            _add_model(value, values)
+        for meaning in meanings:
+            for key, value in meaning.said:
+                if key == _MODEL:
+                    _add_model(value, values)
     if "page" not in values and len(families) == 1:
         size = vocabulary.page_size(next(iter(families)))
         if size is not None:
             values["page"] = {str(size): None}
     known = {key: tuple(found) for key, found in values.items()}
-    return NodeFacts(families, cpus, COMPLETE_FEATURE in listed, known)
+    return NodeFacts(frozenset(families), cpus, COMPLETE_FEATURE in listed, known)
 
 
-def _cpus(features: Iterable[str]) -> tuple[frozenset[str], tuple[vocabulary.Cpu, ...]]:
-    certain: list[str] = []
-    ambiguous: list[str] = []
-    for feature in features:
+def _meaning(feature: str) -> _Meaning:
+    meaning = _meanings.get(feature)
+    if meaning is None:
         target = vocabulary.feature_target(feature)
-        if target is not None:
-            (ambiguous if vocabulary.is_ambiguous_feature(feature) else certain).append(target)
-    families = {_family(target) for target in certain}
-    certain += [target for target in ambiguous if _family(target) in families]
-    cpus = [cpu for cpu in map(vocabulary.cpu, certain) if cpu is not None]
-    return frozenset(families), tuple(cpus)
-
-
-def _family(target: str) -> str:
-    cpu = vocabulary.cpu(target)
-    return cpu.family if cpu else target
+        if target is None:
+            meaning = _Meaning(None, "", False, tuple(_said(feature)))
+        else:
+            cpu = vocabulary.cpu(target)
+            ambiguous = vocabulary.is_ambiguous_feature(feature)
+            meaning = _Meaning(cpu, cpu.family if cpu else target, ambiguous, ())
+        if len(_meanings) < MAX_REMEMBERED:
+            _meanings[feature] = meaning
+    return meaning
 
 
 def _said(feature: str) -> Iterable[tuple[str, str]]:
-    """Yield requirement key and value of all that a feature says; `model` for one that may be."""
+    """Yield requirement key and value of all that a feature says, _MODEL for what may be one."""
     key, equals, value = feature.partition("=")
     if equals:
         return _value(key.lower(), value.lower())
@@ -163,7 +187,7 @@ def _model(name: str) -> Iterable[tuple[str, str]]:
     if model is None:
         return
     if gpus.is_ambiguous_feature(name):
-        yield "model", name
+        yield _MODEL, name
         return
     yield "gpu", model.vendor
     if model.arch:

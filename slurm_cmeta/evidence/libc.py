@@ -50,9 +50,9 @@ def _library(programs: list[Binary]) -> list[Fact]:
     for binary in programs:
         if binary.role == LIBC:
             source = f"symbol versions of {clean(binary.entry.path, 100)}"
-            highest = _highest(binary.elf.versions_defined)
+            newest = highest(binary.elf.versions_defined)
             facts = [Fact("libc", "glibc", f"interpreter and {clean(binary.entry.path, 100)}")]
-            return facts + ([Fact("glibc", highest, source, OBSERVED)] if highest else [])
+            return facts + ([Fact("glibc", newest, source, OBSERVED)] if newest else [])
         if binary.role == LOADER and "ld-musl" in binary.entry.path.rsplit("/", 1)[-1]:
             return [Fact("libc", "musl", f"interpreter {clean(binary.entry.path, 100)}", OBSERVED)]
     for binary in programs:
@@ -81,7 +81,7 @@ def _needed(subject: Subject, programs: list[Binary], known: list[Fact]) -> list
     for binary in programs:
         if binary.role not in OWN_ROLES:
             continue
-        asked = _highest(binary.elf.versions_needed.get("libc.so.6", ()))
+        asked = highest(binary.elf.versions_needed.get("libc.so.6", ()))
         if asked and version(asked) > version(best):
             best, source = asked, clean(binary.entry.path, 100)
     if best and has and version(best) > version(has):
@@ -91,7 +91,8 @@ def _needed(subject: Subject, programs: list[Binary], known: list[Fact]) -> list
     return [Fact("glibc.needed", best, f"symbols asked for by {source}", OBSERVED)] if best else []
 
 
-def _highest(names: Iterable[str]) -> str:
+def highest(names: Iterable[str]) -> str:
+    """Return the highest of glibc's symbol versions (`GLIBC_2.36` -> `2.36`), empty if none is."""
     versions = [n[len(_PREFIX) :] for n in names if n.startswith(_PREFIX)]
     return max(filter(version, versions), key=version, default="")
 

@@ -15,7 +15,7 @@ from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from slurm_cmeta.evidence.subject import Subject
     from slurm_cmeta.image.filetree import Entry
@@ -132,20 +132,25 @@ def _elsewhere(subject: Subject) -> Iterator[Found]:
 
 
 def _found(subject: Subject, row: dict[str, Any], entry: Entry | None, needed_by: str) -> Found:
-    family, implementation, version = row["family"], row["implementation"], ""
+    family, implementation, release = row["family"], row["implementation"], ""
     if entry is not None:
-        rule = _implementation(subject, row["soname"], entry.path) if not implementation else None
+        tree = subject.tree
+        rule = None
+        if not implementation:
+            rule = rule_of(row["soname"], entry.path, lambda path: bool(tree and tree.find(path)))
         if rule is not None:
             implementation, family = rule["name"], rule["family"]
-        version = _version(entry.path, implementation)
+        release = version(entry.path, implementation)
     return Found(
-        family, row["soname"], entry.path if entry else "", implementation, version, needed_by
+        family, row["soname"], entry.path if entry else "", implementation, release, needed_by
     )
 
 
-def _implementation(subject: Subject, soname: str, path: str) -> dict[str, Any] | None:
-    """Return the first rule that the file's path or a file beside it satisfies."""
-    tree = subject.tree
+def rule_of(soname: str, path: str, exists: Callable[[str], bool]) -> dict[str, Any] | None:
+    """Return the first rule of implementations that the file's path or a file beside it satisfies.
+
+    `path` is that of the real file; `exists` tells whether there is something at a path.
+    """
     directory = path.rpartition("/")[0]
     if soname.startswith("libmpi_abi."):
         return None
@@ -155,12 +160,12 @@ def _implementation(subject: Subject, soname: str, path: str) -> dict[str, Any] 
         if any(part in path for part in rule["paths"]):
             return dict(rule)
         for name in rule["beside"]:
-            if name != soname and tree is not None and tree.find(f"{directory}/{name}"):
+            if name != soname and exists(f"{directory}/{name}"):
                 return dict(rule)
     return None
 
 
-def _version(path: str, implementation: str) -> str:
+def version(path: str, implementation: str) -> str:
     """Return the release (`4.1.4`), or its series where a file name is that of several releases.
 
     The name of the real file tells it for Open MPI and MPICH, the directory for the others:

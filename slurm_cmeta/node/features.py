@@ -44,8 +44,14 @@ def features(found: Found) -> list[Feature]:
 
 
 def incomplete(found: Found) -> list[str]:
-    """Return the keys that are unknown and would have given features: why there is no `cmeta=1`."""
-    return [u.key for u in found.unknown if u.key in DECISIVE]
+    """Return the keys that are unknown and would have given features: why there is no `cmeta=1`.
+
+    Where no container runtime is seen, one may come by a module: nothing is said of what it can do,
+    and the matcher takes nothing as absent (compare._runtime).
+    """
+    seen = found.value("apptainer") or found.value("singularity")
+    keys = DECISIVE if seen else DECISIVE - {"runtime"}
+    return [u.key for u in found.unknown if u.key in keys]
 
 
 def _cpu(found: Found) -> Iterator[Feature]:
@@ -65,11 +71,16 @@ def _age(name: str) -> tuple[int, str]:
     return (len(known.ancestors) if known else 99, name)
 
 
+def _cpu_names(found: Found) -> list[str]:
+    ancestors = (found.value("cpu.ancestors") or "").split()
+    return [*ancestors, *found.values("cpu.level"), *found.values("cpu")]
+
+
 def _flags(found: Found) -> Iterator[Feature]:
     """The flags that no name implies, where a program can be made of their instructions."""
     implied: set[str] = set()
-    for name in (*found.values("cpu"), *found.values("cpu.level"), *found.values("arch")):
-        implied |= cpu_flags.flags_of(name)
+    for name in _cpu_names(found):
+        implied |= cpu_flags.surely_has(name)
     flags = set((found.value("isa") or "").split())
     for flag in sorted((flags & vocabulary.emitted_flags()) - implied):
         yield Feature(f"isa={flag}", "isa")

@@ -29,7 +29,9 @@ MAX_LINKS = 40
 COMMAND_SECONDS = 10.0
 """Time that a program may take. nvidia-smi takes 3 s where no persistence daemon runs."""
 
-PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rocm/bin"
+PROGRAM_PATH = (
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rocm/bin:/opt/apptainer/bin"
+)
 """Where programs are looked for, whatever PATH says: this runs as root."""
 
 RECORDED = "/recorded-commands"
@@ -59,9 +61,10 @@ class Host:
         """Return whether this is the machine itself, and no replayed one."""
         return self.root == "/"
 
-    def real(self, path: str) -> str:
+    def real(self, path: str, barred: frozenset[str] = frozenset()) -> str:
         """Return `path` (from the root, absolute) with all links resolved, from the root.
 
+        Paths in `barred` are not touched, so that no mount point is entered that may hang.
         Raises Missing or Unreadable.
         """
         done: list[str] = []
@@ -75,6 +78,8 @@ class Host:
                 del done[-1:]
                 continue
             here = "/" + "/".join([*done, name])
+            if here in barred:
+                raise Unreadable(f"{clean(here)}: not looked at")
             try:
                 mode = os.lstat(self._outside(here)).st_mode
             except OSError as error:

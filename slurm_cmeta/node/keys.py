@@ -56,6 +56,7 @@ KEYS = {
     "apptainer": Key("version of Apptainer", _TEXT),
     "singularity": Key("version of SingularityCE", _TEXT),
     "runtime": Key("what the container runtime can do for a user: `encrypted`, ...", _NAME),
+    "runtime.encryption": Key("a form of encryption that the runtime can open", _NAME),
     "runtime.setuid": Key("whether the runtime has its setuid starter", _YES_NO),
     "runtime.userns": Key("whether a user may make user namespaces", _YES_NO),
     "runtime.fuse": Key("whether a user may mount by FUSE", _YES_NO),

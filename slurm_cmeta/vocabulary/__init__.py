@@ -65,10 +65,8 @@ def also_runs(node_family: str, image_family: str) -> bool | None:
 
 def page_size(family: str) -> int | None:
     """Return the page size of an architecture in bytes, None where kernels come with several."""
-    table = load("architectures")
-    if family not in table["families"] or family in table["several_page_sizes"]:
-        return None
-    return 4096
+    size: int | None = load("architectures")["page_bytes"].get(family)
+    return size
 
 
 def emitted_flags() -> frozenset[str]:

@@ -1,8 +1,10 @@
-"""Write cpu.json from the installed archspec: `python -m slurm_cmeta.vocabulary.build`.
+"""Write cpu.json and cpu_flags.json from the installed archspec.
 
-The submit path cannot afford archspec's import (about 20 ms), so what it says is kept as a table
-that one JSON parse reads. tests/unit/test_vocabulary.py holds that the table still says what
-archspec says.
+    python -m slurm_cmeta.vocabulary.build
+
+The submit path cannot afford archspec's import (about 20 ms), so what it says is kept as tables
+that one JSON parse reads: in cpu.json what every submission needs, in cpu_flags.json the rest.
+tests/unit/test_vocabulary.py holds that the tables still say what archspec says.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import json
 import os
 from typing import Any
 
-CPU_JSON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cpu.json")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+CPU_JSON = os.path.join(_HERE, "cpu.json")
+CPU_FLAGS_JSON = os.path.join(_HERE, "cpu_flags.json")
 
 
 def table() -> dict[str, Any]:
@@ -20,8 +24,6 @@ def table() -> dict[str, Any]:
     Each target has its family, its vendor (`generic` for psABI levels and architecture revisions)
     and all its ancestors.
     """
-    from importlib.metadata import version
-
     import archspec.cpu
 
     targets = {}
@@ -31,21 +33,61 @@ def table() -> dict[str, Any]:
             "vendor": target.vendor,
             "ancestors": sorted(ancestor.name for ancestor in target.ancestors),
         }
+    return {"source": _source(), "targets": dict(sorted(targets.items()))}
+
+
+def flags_table() -> dict[str, Any]:
+    """Return what tells CPUs by their flags, as archspec's own classes give it.
+
+    Targets stand in archspec's order: of two that fit equally well it takes the first. Each has all
+    its features, its POWER generation and its Arm part number where it has one.
+    """
+    import archspec.cpu
+    from archspec.cpu.schema import TARGETS_JSON
+
+    targets = {}
+    for name, target in archspec.cpu.TARGETS.items():
+        entry: dict[str, Any] = {"features": sorted(target.features)}
+        if target.generation:
+            entry["generation"] = target.generation
+        if target.cpu_part:
+            entry["part"] = target.cpu_part
+        targets[name] = entry
     return {
-        "source": f"archspec {version('archspec')} (Apache-2.0 OR MIT), by vocabulary/build.py",
-        "targets": dict(sorted(targets.items())),
+        "source": _source(),
+        "arm_vendors": TARGETS_JSON["conversions"]["arm_vendors"],
+        "feature_aliases": TARGETS_JSON["feature_aliases"],
+        "targets": targets,
     }
+
+
+def _source() -> str:
+    from importlib.metadata import version
+
+    return f"archspec {version('archspec')} (Apache-2.0 OR MIT), by vocabulary/build.py"
 
 
 def render(value: dict[str, Any]) -> str:
     """Return `value` as JSON with one target a line, so that a diff shows what changed."""
-    rows = ",\n".join(
-        f"    {json.dumps(name)}: {json.dumps(target, separators=(',', ':'))}"
-        for name, target in value["targets"].items()
-    )
-    return f'{{\n  "source": {json.dumps(value["source"])},\n  "targets": {{\n{rows}\n  }}\n}}\n'
+    parts = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            rows = ",\n".join(
+                f"    {json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}"
+                for name, entry in item.items()
+            )
+            parts.append(f"  {json.dumps(key)}: {{\n{rows}\n  }}")
+        else:
+            parts.append(f"  {json.dumps(key)}: {json.dumps(item)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def write() -> None:
+    """Write both files."""
+    for path, value in ((CPU_JSON, table()), (CPU_FLAGS_JSON, flags_table())):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(render(value))
 
 
 if __name__ == "__main__":
-    with open(CPU_JSON, "w", encoding="utf-8") as file:
-        file.write(render(table()))
+    write()

@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 
 import node_trees
 import pytest
-from cluster import Cluster, Node
+from cluster import Cluster, Node, free_ports
 from product import Product
 
 FOREIGN = "bigmem,rack=r12,ib-hdr"
@@ -44,7 +44,11 @@ def features_of(place: Path, product: Product, trees: dict[str, Path]) -> dict[s
 def printed(place: Path, features_of: dict[str, str]) -> Iterator[Cluster]:
     """Return a cluster whose nodes have the printed features, and some of the site's own."""
     nodes = [Node(name, f"{FOREIGN},{features}") for name, features in features_of.items()]
-    dynamic = ["MaxNodeCount=16", "PartitionName=all Nodes=ALL Default=YES State=UP"]
+    (port,) = free_ports(1)
+    dynamic = [
+        *("MaxNodeCount=16", f"SlurmdPort={port}"),
+        "PartitionName=all Nodes=ALL Default=YES State=UP",
+    ]
     with Cluster(place / "f", nodes, conf=dynamic) as cluster:
         yield cluster
 
@@ -83,7 +87,7 @@ def place_of(cluster: Cluster, constraint: str) -> str:
         ("cuda=12.4", "icelake"),
         ("a100", "icelake"),
         ("aarch64&page=64k", "arm"),
-        ("neoverse_v1|zen4", "arm"),
+        ("(neoverse_v1|zen2)&page=64k", "arm"),
         ("(armv8.2a|x86_64_v4)&bigmem&kernel=5.14", "arm"),
     ],
 )

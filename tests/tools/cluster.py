@@ -334,11 +334,9 @@ class Cluster:
 
     def start_dynamic_node(self, name: str, conf: str) -> None:
         """Start a slurmd that registers a node of its own, as `slurmd -Z --conf` does; the cluster
-        needs MaxNodeCount. Returns when the node is idle.
+        needs MaxNodeCount, and a free SlurmdPort. Returns when the node is idle.
         """
-        (port,) = free_ports(1)
-        whole = f"NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs=1 {conf}"
-        argv = [_program("slurmd"), "-D", "-Z", "-N", name, "--conf", whole]
+        argv = [_program("slurmd"), "-D", "-Z", "-N", name, "--conf", conf]
         self._start_daemon(f"slurmd.{name}", argv)
         self._until(lambda: self._all_idle([name]), f"slurmd.{name}", time.monotonic() + 30)
 

@@ -92,7 +92,9 @@ def verdict(asked: str, features: str) -> str:
         # what the runtime and the site offer
         ("runtime = encrypted", "runtime=encrypted,apptainer=1.4", "match"),
         ("runtime = encrypted", "runtime=ext3", "unchecked"),
-        ("runtime = encrypted", DONE, "mismatch"),
+        ("runtime = encrypted", DONE + ",apptainer=1.4", "mismatch"),
+        ("runtime = encrypted", DONE + ",singularity=4.1", "mismatch"),
+        ("runtime = encrypted", DONE, "unchecked"),  # a module may bring one
         ("mpi = openmpi", "mpi=openmpi,mpi=mpich", "match"),
         ("mpi = openmpi", "mpi=mpich", "mismatch"),
         ("mpi = openmpi", DONE, "unchecked"),  # a module may offer it
@@ -105,6 +107,8 @@ def verdict(asked: str, features: str) -> str:
         ("isa >= avx512f", "x86_64_v3", "unchecked"),  # the machine has no name
         ("isa >= avx512f", "x86_64_v3,isa=avx512f", "match"),
         ("isa >= avx512f", "x86_64_v3,cmeta=1", "mismatch"),
+        ("isa >= adx sha_ni", "zen2", "match"),  # archspec does not list them
+        ("isa >= sha_ni", "haswell", "mismatch"),
         ("isa >= fma4", "haswell", "mismatch"),
         ("isa >= fma4", "piledriver", "match"),
         ("isa >= sve", "a64fx", "match"),

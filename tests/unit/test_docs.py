@@ -13,8 +13,10 @@ import sif_files
 
 from slurm_cmeta import __version__, config, errors, requirement, vocabulary
 from slurm_cmeta.cli import decide
+from slurm_cmeta.cli import features as features_command
 from slurm_cmeta.cli.main import parser
 from slurm_cmeta.evidence.resources import mebibytes
+from slurm_cmeta.node import keys, site
 from slurm_cmeta.submission import read_image
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +186,36 @@ def test_every_option_of_cmeta_decide_is_in_its_man_page() -> None:
     usage = {option for line in named for option in line if option}
     assert usage == {f"--{name}" for name in decide._OPTIONS} | {"--version", "--help"}
     assert heads(page[page.index(".SH OPTIONS\n") :]) == usage
+
+
+def test_every_option_of_cmeta_features_is_in_its_man_page() -> None:
+    page = man("cmeta-features.1")
+    for option in options_of(features_command.parser())[""]:
+        assert option in page, option
+
+
+def test_every_fact_of_a_host_is_documented() -> None:
+    page = read("docs/features.md")
+    for key, known in keys.KEYS.items():
+        assert known.doc in row(page, key)
+    assert set(re.findall(r"^\| `([a-z.]+)` \|", page, re.MULTILINE)) == set(keys.KEYS)
+
+
+def test_every_rule_of_the_drop_in_files_is_documented() -> None:
+    page, manual = read("docs/features.md"), man("cmeta-features.1")
+    for word in site._LINES:
+        assert re.search(rf"^    {word} ", page, re.MULTILINE), word
+        assert re.search(rf'^\.BI {word} "', manual, re.MULTILINE), word
+    assert site.DIRECTORY in page
+    assert site.DIRECTORY in manual
+
+
+def test_the_example_of_drop_in_files_is_read(tmp_path: Path) -> None:
+    rules = [line for line in indented(read("docs/features.md")).splitlines()
+             if line.split(" ")[0] in site._LINES]  # fmt: skip
+    assert len(rules) >= 6
+    (tmp_path / "site.conf").write_text("\n".join(rules))
+    assert site.read(str(tmp_path)).prefix == "hw."
 
 
 def test_every_exit_status_is_documented() -> None:
@@ -377,7 +409,7 @@ def test_every_make_target_in_the_documents_exists() -> None:
 
 
 def test_man_pages_have_the_version_and_the_changelog_too() -> None:
-    assert len(MAN) == 4
+    assert len(MAN) == 5
     for page in MAN:
         assert f'"slurm-cmeta {__version__}"' in page.read_text().splitlines()[0]
     assert re.search(rf"^## \[{re.escape(__version__)}\]", read("CHANGELOG.md"), re.MULTILINE)

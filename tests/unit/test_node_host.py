@@ -62,7 +62,7 @@ def test_no_rights_are_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(host_module.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(Unreadable, match=r"/secret: Permission denied"):
         Host(str(tmp_path)).read("/secret")
 
