@@ -67,19 +67,11 @@ def add(
 def _with_alternatives(user: Constraint, rest: Expression) -> str:
     """Add to an expression with an OR at its top.
 
-    Plain names get parentheses around them. Where some stand in parentheses already, each
-    alternative gets the addition; when that is too long, or not possible as parentheses do not
-    nest, what stands last is ANDed to all before it: Slurm reads from left to right.
+    Plain names get parentheses around them. Parentheses do not nest: where some stand already, what
+    is added behind is ANDed to all before it, as Slurm reads from left to right.
     """
-    items = [part for part in user.parts if isinstance(part, Item)]
-    if not any(item.parentheses for item in items):
-        return f"({user.text})&{rest.render()}"
-    only_or = "&" not in user.operators
-    if only_or and not rest.group:
-        long = "|".join(_inside(item, rest.names) for item in items)
-        if len(long) <= MAX_EXPRESSION:
-            return long
-    return f"{user.text}&{rest.render()}"
+    nested = any(part.parentheses for part in user.parts if isinstance(part, Item))
+    return f"{user.text if nested else f'({user.text})'}&{rest.render()}"
 
 
 def _inside(item: Item, names: tuple[str, ...]) -> str:
