@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_cmeta.constraint.addition import ANY, Dialect, add
+from slurm_cmeta.constraint.addition import add
 from slurm_cmeta.constraint.grammar import MAX_ALTERNATIVES, MAX_EXPRESSION, NOTHING, parse
 from slurm_cmeta.constraint.select import Expression, select
-
-NEW, OLD = Dialect((24, 11)), Dialect((22, 5))
 
 
 @pytest.mark.parametrize(
@@ -131,28 +129,6 @@ def test_the_addition_is_ANDed_to_every_form(  # noqa: N802
 
 
 @pytest.mark.parametrize(
-    ("user", "nodes", "dialect", "result"),
-    [
-        ("[a*2&b*4]", (6, 6), NEW, "[(a&x)*2&(b&x)*4]"),
-        ("[a*2&b*4]", (8, 8), NEW, "[(a&x)*2&(b&x)*4&x*2]"),
-        ("[a*2&b*4]", (6, 8), NEW, None),  # how many are free of counts is not known
-        ("[a*2&b*4]", (5, 5), NEW, None),
-        ("[a*2&b*4]", (6, 6), OLD, None),
-        ("[a*2&b*4]", (6, 6), ANY, None),
-        ("[(a|b)*1&c*1]", (2, 2), NEW, "[(a|b&x)*1&(c&x)*1]"),
-        ("a*4", (4, 4), NEW, "[(a&x)*4]"),
-        ("a*4", (6, 6), NEW, "[(a&x)*4&x*2]"),
-    ],
-)
-def test_counts_carry_the_addition_where_all_nodes_are_counted(
-    user: str, nodes: tuple[int, int], dialect: Dialect, result: str | None
-) -> None:
-    parsed = parse(user)
-    assert parsed is not None
-    assert add(parsed, X, dialect, nodes) == result
-
-
-@pytest.mark.parametrize(
     ("user", "addition", "result"),
     [
         ("a&b", X, "a&b&x"),
@@ -169,7 +145,7 @@ def test_with_a_node_features_plugin_only_plain_ANDs_are_written(  # noqa: N802
 ) -> None:
     parsed = parse(user)
     assert parsed is not None
-    assert add(parsed, addition, Dialect((24, 11), changeable=True)) == result
+    assert add(parsed, addition, changeable=True) == result
 
 
 def test_what_slurm_would_not_take_for_its_length_is_not_written() -> None:
