@@ -43,6 +43,8 @@ class ClassVerdict(NamedTuple):
     preferred: bool
     """True when a soft requirement is known to be met and none is known not to be."""
     reasons: tuple[Reason, ...]
+    facts: NodeFacts
+    """What its features say."""
 
 
 def judge(
@@ -52,11 +54,13 @@ def judge(
 ) -> ClassVerdict:
     """Return whether nodes of this class can run an image with these requirements, and why."""
     facts = nodefacts.read(node_class.features, names)
+    if node_class.memory is not None:
+        facts = facts.with_memory(node_class.memory)
     reasons = tuple(_reason(r, facts) for r in requirements)
     unfit = any(r.strength == HARD and r.verdict == MISMATCH for r in reasons)
     soft = [r.verdict for r in reasons if r.strength == SOFT]
     preferred = not unfit and MATCH in soft and MISMATCH not in soft
-    return ClassVerdict(node_class, MISMATCH if unfit else MATCH, preferred, reasons)
+    return ClassVerdict(node_class, MISMATCH if unfit else MATCH, preferred, reasons, facts)
 
 
 def _reason(requirement: Requirement, facts: NodeFacts) -> Reason:

@@ -79,6 +79,13 @@ class NodeFacts(NamedTuple):
         """Return what is said of a requirement key; empty where nothing is."""
         return self.values.get(key, ())
 
+    def with_memory(self, memory: tuple[int, int]) -> NodeFacts:
+        """Return the same with the memory of the nodes (MiB, the least and the most)."""
+        if "memory" in self.values:
+            return self
+        said = tuple(dict.fromkeys(map(str, memory)))
+        return self._replace(values={**self.values, "memory": said})
+
 
 class _Meaning(NamedTuple):
     """What one feature says, by itself."""

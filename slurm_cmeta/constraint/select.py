@@ -74,6 +74,28 @@ def select(
     return None
 
 
+def widest(
+    wanted: Sequence[Collection[str]],
+    unwanted: Sequence[Collection[str]],
+    rank: Callable[[str], int],
+) -> Expression:
+    """Return an AND of names that all of `wanted` satisfy, and as few of `unwanted` as possible.
+
+    For where select() finds nothing. It may be empty.
+    """
+    common = sorted(n for n in wanted[0] if NAME.fullmatch(n) and all(n in f for f in wanted))
+    left = list(unwanted)
+    chosen: list[str] = []
+    while left and common:
+        name = min(common, key=lambda n: (sum(n in f for f in left), rank(n), len(n), n))
+        rest = [features for features in left if name in features]
+        if len(rest) == len(left):
+            break
+        chosen.append(name)
+        left = rest
+    return Expression(tuple(chosen))
+
+
 def _conjunction(
     wanted: Sequence[Collection[str]],
     unwanted: Sequence[Collection[str]],
