@@ -1,8 +1,10 @@
-"""Write cpu.json from the installed archspec: `python -m slurm_cmeta.vocabulary.build`.
+"""Write cpu.json and cpu_spellings.json from the installed archspec.
 
-The submit path cannot afford archspec's import (about 20 ms), so what it says is kept as a table
-that one JSON parse reads. tests/unit/test_vocabulary.py holds that the table still says what
-archspec says.
+    python -m slurm_cmeta.vocabulary.build
+
+The submit path cannot afford archspec's import (about 20 ms), so what it says is kept in tables
+that one JSON parse reads. tests/unit/test_vocabulary.py holds that they still say what archspec
+says.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ import json
 import os
 from typing import Any
 
-CPU_JSON = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cpu.json")
+_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+CPU_JSON = os.path.join(_DIRECTORY, "cpu.json")
+SPELLINGS_JSON = os.path.join(_DIRECTORY, "cpu_spellings.json")
+
+NEWEST_GCC = "99.0"
+"""A version of GCC that is newer than any range in archspec's table of compilers."""
 
 
 def table() -> dict[str, Any]:
@@ -37,6 +44,28 @@ def table() -> dict[str, Any]:
     }
 
 
+def spellings() -> dict[str, Any]:
+    """Return GCC's option for each target that the newest GCC in archspec's table can build for.
+
+    Only `-march=` or `-mcpu=` is kept: what code may use, not what it is tuned for.
+    """
+    from importlib.metadata import version
+
+    import archspec.cpu
+
+    gcc = {}
+    for name, target in sorted(archspec.cpu.TARGETS.items()):
+        try:
+            options = target.optimization_flags("gcc", NEWEST_GCC).split()
+        except archspec.cpu.UnsupportedMicroarchitecture:
+            continue
+        for option in options:
+            if option.startswith(("-march=", "-mcpu=")):
+                gcc[name] = option
+    source = f"archspec {version('archspec')} (Apache-2.0 OR MIT), by vocabulary/build.py"
+    return {"source": source, "gcc": gcc}
+
+
 def render(value: dict[str, Any]) -> str:
     """Return `value` as JSON with one target a line, so that a diff shows what changed."""
     rows = ",\n".join(
@@ -49,3 +78,5 @@ def render(value: dict[str, Any]) -> str:
 if __name__ == "__main__":
     with open(CPU_JSON, "w", encoding="utf-8") as file:
         file.write(render(table()))
+    with open(SPELLINGS_JSON, "w", encoding="utf-8") as file:
+        file.write(json.dumps(spellings(), indent=2) + "\n")

@@ -94,6 +94,22 @@ def test_the_table_says_what_archspec_says() -> None:
             assert ours.runs(theirs) == (target >= other), (name, other_name)
 
 
+def test_the_options_of_gcc_are_those_that_archspec_gives() -> None:
+    pytest.importorskip("archspec.cpu", reason="archspec is not installed")
+    installed, table = build.spellings(), vocabulary.load("cpu_spellings")
+    if installed["source"] != table["source"]:
+        pytest.skip(f"the table is of {table['source']}, installed is {installed['source']}")
+    assert installed == table
+
+
+def test_every_platform_is_of_a_target_and_family_that_we_know() -> None:
+    platforms = vocabulary.load("platforms")
+    for path, name in platforms["eessi"].items():
+        assert vocabulary.cpu_target(path) == name
+    for family, name in platforms["goarch"].items():
+        assert vocabulary.architecture(name) == family
+
+
 def test_an_ambiguous_name_is_marked_and_real() -> None:
     names = vocabulary.load("cpu_aliases")["ambiguous_as_feature"]
     assert [n for n in names if vocabulary.feature_target(n) is None] == []
