@@ -133,7 +133,7 @@ def _check_cpu(requirement: Requirement, facts: NodeFacts) -> Reason:
     wanted = vocabulary.cpu(requirement.value)
     if wanted is None or len(facts.families) > 1:
         return _reason(requirement, None, UNCHECKED)
-    has = ", ".join(sorted(_most_specific(facts.cpus))) or None
+    has = ", ".join(sorted(most_specific(facts.cpus))) or None
     if any(cpu.runs(wanted) for cpu in facts.cpus):
         return _reason(requirement, has, MATCH)
     if facts.complete:
@@ -164,7 +164,8 @@ def _against_levels(wanted: vocabulary.Cpu, levels: Sequence[vocabulary.Cpu]) ->
     return UNCHECKED if needed <= known else MISMATCH
 
 
-def _most_specific(cpus: Sequence[vocabulary.Cpu]) -> set[str]:
+def most_specific(cpus: Sequence[vocabulary.Cpu]) -> set[str]:
+    """Return the names of the CPUs that are no ancestors of others among them."""
     implied = {ancestor for cpu in cpus for ancestor in cpu.ancestors}
     return {cpu.name for cpu in cpus} - implied
 
