@@ -77,7 +77,8 @@ def decide(
     """Return the decision for one submission.
 
     `image` is the image's path, for messages. `unlisted_nodes` says that the cluster may have nodes
-    that `classes` does not show (dynamic nodes): then nothing is refused for want of a node.
+    that `classes` does not show (dynamic nodes, a stale snapshot): then nothing is refused for want
+    of a node.
     """
     verdicts = tuple(match.judge(requirements, c) for c in classes)
     user = parse_simple(wishes.constraint)
@@ -216,7 +217,7 @@ def _no_node(
     why = f"{needs}, but {none} of {counted}{allowed} can run it: {_unfit(reachable)}"
     if unlisted_nodes:
         return Decision(
-            UNKNOWN, ACCEPT, classes=verdicts, messages=(f"warning: {why}; dynamic nodes may",)
+            UNKNOWN, ACCEPT, classes=verdicts, messages=(f"warning: {why}; others may",)
         )
     if on_mismatch == REJECT:
         return Decision(compare.MISMATCH, REJECT, classes=verdicts, messages=(f"error: {why}",))
