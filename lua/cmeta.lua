@@ -59,27 +59,38 @@ local function is_addition(text)
    return true
 end
 
--- True when `expression` is `before` with something added by AND, so that it allows no node that
--- `before` does not allow.
-local function narrows(before, expression)
+-- What `expression` adds to `before` by AND, so that it allows no node that `before` does not allow;
+-- nil when it is anything else.
+local function addition(before, expression)
    if #expression > MAX_EXPRESSION then
-      return false
+      return nil
    end
-   if before == "" then
-      return is_addition(expression)
-   end
-   for _, kept in ipairs({ before .. "&", "(" .. before .. ")&" }) do
+   for _, kept in ipairs(before == "" and { "" } or { before .. "&", "(" .. before .. ")&" }) do
       if string.sub(expression, 1, #kept) == kept then
-         return is_addition(string.sub(expression, #kept + 1))
+         local added = string.sub(expression, #kept + 1)
+         return is_addition(added) and added or nil
       end
    end
-   return false
+   return nil
 end
 
-cmeta.narrows = narrows
+function cmeta.narrows(before, expression)
+   return addition(before, expression) ~= nil
+end
+
+-- The first name in an addition that no node has; nil when all are there, or `features` is nil.
+-- slurmctld refuses a job that names such a feature.
+local function missing_name(added, features)
+   for name in string.gmatch(features and added or "", "[^&|()]+") do
+      if not features[name] then
+         return name
+      end
+   end
+   return nil
+end
 
 -- What `field` becomes: the handed-over expression, or nil to leave it.
-local function new_expression(field, expression, bases)
+local function new_expression(field, expression, bases, features)
    if not expression then
       return nil
    end
@@ -89,7 +100,12 @@ local function new_expression(field, expression, bases)
       end
    end
    for _, base in ipairs(bases) do
-      if narrows(base, expression) then
+      local added = addition(base, expression)
+      local missing = added and missing_name(added, features)
+      if missing then
+         log("ignored a handed-over " .. field .. ": no node has the feature " .. missing)
+         return nil
+      elseif added then
          return expression
       end
    end
@@ -109,10 +125,10 @@ local function new_exclude(own, nodes)
 end
 
 -- Every change to the job, as field -> value; nothing is changed yet.
-local function changes_of(job_desc, decision)
+local function changes_of(job_desc, decision, features)
    local constraint, prefer = job_desc.features or "", job_desc.prefer or ""
    local changes = {}
-   changes.features = new_expression("constraint", decision.CONSTRAINT, { constraint })
+   changes.features = new_expression("constraint", decision.CONSTRAINT, { constraint }, features)
    local bases = { prefer }
    if prefer == "" then
       bases = { changes.features or constraint }
@@ -120,7 +136,7 @@ local function changes_of(job_desc, decision)
          bases = { "" }
       end
    end
-   changes.prefer = new_expression("prefer", decision.PREFER, bases)
+   changes.prefer = new_expression("prefer", decision.PREFER, bases, features)
    changes.exc_nodes = new_exclude(job_desc.exc_nodes or "", decision.EXCLUDE)
    return changes
 end
@@ -168,6 +184,24 @@ local function without_decision(job_desc, on_missing)
    return slurm.SUCCESS
 end
 
+-- The features that nodes have, feature -> true, by the snapshot that the site names; nil when there
+-- is none, or when it cannot be said of any feature that no node has it.
+local function known_features(options)
+   if not options.snapshot then
+      return nil
+   end
+   local snapshot = require("cmeta_nodes")
+   local found, trouble, fresh = snapshot.current(options.snapshot, options.snapshot_max_age)
+   local doubt = not found and trouble or found and found.stale
+   if doubt and fresh then
+      log("warning: " .. options.snapshot .. ": " .. doubt)
+   end
+   if doubt or found.unlisted then
+      return nil
+   end
+   return found.features
+end
+
 local function ensure(job_desc, options)
    local container = job_desc.container
    if not container or container == "" then
@@ -175,17 +209,25 @@ local function ensure(job_desc, options)
    end
    local decision = handed_over(job_desc)
    if not decision.VERDICT then
-      return without_decision(job_desc, options and options.on_missing or "accept")
+      return without_decision(job_desc, options.on_missing or "accept")
    end
-   apply(job_desc, changes_of(job_desc, decision))
+   local done, features = pcall(known_features, options)
+   if not done then
+      log("warning: the snapshot is not looked at: " .. tostring(features))
+      features = nil
+   end
+   apply(job_desc, changes_of(job_desc, decision, features))
    return slurm.SUCCESS
 end
 
 -- Call it from slurm_job_submit; it returns the value to return. Options:
 --   on_missing   what becomes of a container job that brings no decision:
 --                "accept" (default), "warn", "reject"
+--   snapshot     a file that `cmeta nodes --snapshot` wrote: a handed-over constraint or preference
+--                that names a feature which no node has is ignored
+--   snapshot_max_age   seconds after which the snapshot is stale, and not relied on: 86400
 function cmeta.ensure(job_desc, options)
-   local done, result = pcall(ensure, job_desc, options)
+   local done, result = pcall(ensure, job_desc, options or {})
    if done then
       return result
    end

@@ -87,7 +87,7 @@ def _cpu(_: str, value: str, facts: NodeFacts) -> Answer:
     wanted = vocabulary.cpu(value)
     if wanted is None or len(facts.families) > 1:
         return Answer(UNCHECKED, None)
-    has = ", ".join(sorted(_most_specific(facts.cpus))) or None
+    has = ", ".join(sorted(most_specific(facts.cpus))) or None
     if any(cpu.runs(wanted) for cpu in facts.cpus):
         return Answer(MATCH, has)
     if facts.complete:
@@ -118,7 +118,8 @@ def _against_levels(wanted: vocabulary.Cpu, levels: Sequence[vocabulary.Cpu]) ->
     return UNCHECKED if needed <= known else MISMATCH
 
 
-def _most_specific(cpus: Sequence[vocabulary.Cpu]) -> set[str]:
+def most_specific(cpus: Sequence[vocabulary.Cpu]) -> set[str]:
+    """Return the names of the CPUs that are no ancestors of others among them."""
     implied = {ancestor for cpu in cpus for ancestor in cpu.ancestors}
     return {cpu.name for cpu in cpus} - implied
 
@@ -142,7 +143,7 @@ def _isa(_: str, value: str, facts: NodeFacts) -> Answer:
         has |= cpu_flags.surely_has(cpu.name)
     (family,) = facts.families
     missing = [flag for flag in wanted if not cpu_flags.has_flag(flag, frozenset(has), family)]
-    shown = ", ".join(sorted(_most_specific(facts.cpus))) or None
+    shown = ", ".join(sorted(most_specific(facts.cpus))) or None
     if not missing:
         return Answer(MATCH, shown)
     if facts.complete or any(not cpu.generic for cpu in facts.cpus):

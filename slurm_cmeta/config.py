@@ -21,6 +21,11 @@ MAX_BYTES = 1 << 20
 """Largest cmeta.yaml read. A real one has some kilobytes; a mistaken path may name anything."""
 
 
+PATH = "path"
+NUMBER = "number"
+MAX_NUMBER = 2**31 - 1
+
+
 class Setting(NamedTuple):
     """One key of cmeta.yaml."""
 
@@ -28,7 +33,25 @@ class Setting(NamedTuple):
     """Dotted path in the file: `strength.cpu` is the key `cpu` in the mapping `strength`."""
     default: str | None
     choices: tuple[str, ...]
+    """The values allowed; empty where `form` says what a value looks like."""
     doc: str
+    form: str = ""
+    """`path`, an absolute path, or `number`, a whole one that is not negative."""
+
+    @property
+    def expected(self) -> str:
+        """Return what a value must be, in words for people."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        return "an absolute path" if self.form == PATH else f"a whole number up to {MAX_NUMBER}"
+
+    def takes(self, value: str) -> bool:
+        """Tell whether `value` is allowed."""
+        if self.choices:
+            return value in self.choices
+        if self.form == PATH:
+            return value.startswith("/") and "\0" not in value
+        return value.isascii() and value.isdigit() and int(value[:12]) <= MAX_NUMBER
 
 
 SETTINGS = (
@@ -59,6 +82,21 @@ SETTINGS = (
         "The CPU target that the image declares. By default hard where the label states a target "
         "or a minimum, soft where it says `optimized for`.",
     ),
+    Setting(
+        "nodes.source",
+        "slurm.conf",
+        ("slurm.conf", "live", "snapshot"),
+        "Where a submission reads the node classes: slurm.conf, the controller (by sinfo), or a "
+        "snapshot file.",
+    ),
+    Setting("nodes.snapshot", None, (), "The snapshot file for nodes.source: snapshot.", PATH),
+    Setting(
+        "nodes.max_age",
+        "86400",
+        (),
+        "Seconds after which a snapshot is stale; 0 lets any age pass.",
+        NUMBER,
+    ),
 )
 
 
@@ -81,6 +119,21 @@ class Config(NamedTuple):
         return str(self.values["on_error"])
 
     @property
+    def nodes_source(self) -> str:
+        """Return `slurm.conf`, `live` or `snapshot`."""
+        return str(self.values["nodes.source"])
+
+    @property
+    def nodes_snapshot(self) -> str | None:
+        """Return the path of the snapshot; one is set where nodes_source is `snapshot`."""
+        return self.values["nodes.snapshot"]
+
+    @property
+    def nodes_max_age(self) -> int:
+        """Return the seconds after which a snapshot is stale; 0: never."""
+        return int(self.values["nodes.max_age"] or 0)
+
+    @property
     def strengths(self) -> dict[str, str]:
         """Return the site's strength for each requirement key that it sets."""
         prefix = "strength."
@@ -101,7 +154,7 @@ def load(path: str | None, slurm_conf: str | None = None) -> Config:
 
     A file that was asked for by name must be there; the one beside slurm.conf need not. Raises
     ConfigError, which names file and line, for a file that cannot be read, is no YAML mapping, or
-    has an unknown key or a value that is none of its choices.
+    has an unknown key or a value that is not allowed.
     """
     required = path is not None
     if path is None:
@@ -139,6 +192,8 @@ def _parse(text: bytes, path: str) -> dict[str, str]:
     found: dict[str, str] = {}
     if document is not None:
         _read_mapping(document, "", path, found)
+    if found.get("nodes.source") == "snapshot" and "nodes.snapshot" not in found:
+        raise ConfigError(f"{clean(path)}: nodes.source is snapshot, but nodes.snapshot is not set")
     return found
 
 
@@ -164,9 +219,8 @@ def _read_mapping(node: Any, prefix: str, path: str, found: dict[str, str]) -> N
             raise _mistake(path, key, f"unknown key {clean(name)!r}; known keys: {names}")
         if name in found:
             raise _mistake(path, key, f"{name} is set twice")
-        choices = known[name].choices
-        if not isinstance(value, yaml.ScalarNode) or value.value not in choices:
-            raise _mistake(path, value, f"{name} must be one of {', '.join(choices)}")
+        if not isinstance(value, yaml.ScalarNode) or not known[name].takes(value.value):
+            raise _mistake(path, value, f"{name} must be {known[name].expected}")
         found[name] = value.value
 
 

@@ -39,7 +39,7 @@ _OPTIONS = ("image", "constraint", "prefer", "slurm-conf", "config", "explain")
 
 SECONDS = 1.0
 """For reading the image: what is known by then is decided on, before the plugin's own deadline (2 s
-by default) ends all of it."""
+by default) ends all of it. A controller that is asked for the nodes has the same second."""
 
 MAX_MESSAGES = 300
 """Message lines printed; a cluster of 200 classes is explained whole."""
@@ -114,22 +114,28 @@ def _fault(reason: str, on_error: str) -> list[str]:
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.cluster import source
+    from slurm_cmeta.cluster.grouping import by_features
     from slurm_cmeta.decide import REJECT, Wishes, decide, explain
     from slurm_cmeta.image.filetree import quick_budget
     from slurm_cmeta.submission import read_image
 
-    report = read_image(options["image"], settings, quick_budget(SECONDS))
-    cluster = source.from_slurm_conf(options.get("slurm-conf"))
+    nodes = source.Pending(settings, options.get("slurm-conf"))
+    try:
+        report = read_image(options["image"], settings, quick_budget(SECONDS))
+        cluster = nodes.cluster(SECONDS)
+    finally:
+        nodes.cancel()
     wishes = Wishes(options.get("constraint", ""), options.get("prefer", ""))
     decision = decide(
         options["image"],
         report.requirements,
-        cluster.classes,
+        by_features(cluster.classes),
         wishes,
         on_mismatch=settings.on_mismatch,
         unlisted_nodes=cluster.unlisted_nodes,
     )
-    messages = list(decision.messages)
+    messages = [f"warning: {cluster.stale}"] if cluster.stale else []
+    messages += decision.messages
     if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
         messages += explain(report.requirements, decision)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import config
 from slurm_cmeta.cluster import source
+from slurm_cmeta.cluster.grouping import by_features
 from slurm_cmeta.compare import MISMATCH
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
@@ -53,7 +54,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     where.add_argument(
         "--slurm-conf",
         metavar="FILE",
-        help="read the nodes from this slurm.conf (default: $SLURM_CONF, or Slurm's own)",
+        help="read the nodes from this slurm.conf (default: as cmeta.yaml says; without it, "
+        "$SLURM_CONF, or Slurm's own)",
     )
     where.add_argument("--live", action="store_true", help="ask the controller, by sinfo")
     where.add_argument("--snapshot", metavar="FILE", help="read the nodes from a snapshot file")
@@ -68,16 +70,16 @@ def run(args: argparse.Namespace) -> int:
     """Print the match and return the exit code."""
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
     report = read_image(args.image, settings)
-    cluster = _cluster(args)
+    cluster = _cluster(args, settings)
     decision = decide(
         args.image,
         report.requirements,
-        cluster.classes,
+        by_features(cluster.classes),
         Wishes(args.constraint, args.prefer),
         on_mismatch=settings.on_mismatch,
         unlisted_nodes=cluster.unlisted_nodes,
     )
-    for warning in report.warnings:
+    for warning in [*report.warnings, *filter(None, [cluster.stale])]:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if args.json:
         print(json.dumps(as_json(args, decision), indent=2))
@@ -86,12 +88,14 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_NO_NODE if decision.verdict == MISMATCH else EXIT_OK
 
 
-def _cluster(args: argparse.Namespace) -> Cluster:
+def _cluster(args: argparse.Namespace, settings: config.Config) -> Cluster:
     if args.live:
         return source.from_controller()
     if args.snapshot:
-        return source.from_snapshot(args.snapshot)
-    return source.from_slurm_conf(args.slurm_conf)
+        return source.from_snapshot(args.snapshot, settings.nodes_max_age)
+    if args.slurm_conf:
+        return source.from_slurm_conf(args.slurm_conf)
+    return source.configured(settings)
 
 
 def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:

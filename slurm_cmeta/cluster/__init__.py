@@ -6,13 +6,36 @@ from typing import NamedTuple
 
 
 class NodeClass(NamedTuple):
-    """Nodes whose features are equal: what the matcher decides on, whatever the node count."""
+    """Nodes with equal features in the same partitions, whatever the node count.
+
+    The matcher decides on features alone: grouping.by_features() puts classes together that differ
+    only in what it does not look at.
+    """
 
     nodes: str
     """The nodes as a compressed hostlist: `n[1-4,7]`."""
     node_count: int
     features: tuple[str, ...]
     """The features as the nodes carry them, in the order of the first node."""
+    partitions: tuple[str, ...] | None = None
+    """The partitions that all of these nodes belong to, and no other ones (save partitions that are
+    not `exact`); None where the source does not tell."""
+    states: tuple[tuple[str, int], ...] = ()
+    """Slurm's word for a state -> nodes, the most frequent first. The controller tells all of them;
+    slurm.conf only what State= says, which leaves nodes out."""
+    memory: tuple[int, int] | None = None
+    """RealMemory in MiB of the nodes that state it, smallest and largest."""
+    gres: tuple[str, ...] = ()
+    """The different Gres texts among the nodes, as Slurm writes them: `gpu:a100:4`."""
+
+
+class Partition(NamedTuple):
+    """A partition by name; the classes say which nodes it holds."""
+
+    name: str
+    default: bool = False
+    exact: bool = True
+    """False when its Nodes= says what only slurmctld can resolve: classes may lack its name."""
 
 
 class Cluster(NamedTuple):
@@ -23,3 +46,16 @@ class Cluster(NamedTuple):
     """True when nodes may exist that `classes` does not show (dynamic nodes)."""
     source: str
     """Where the classes were read, in words for people."""
+    partitions: tuple[Partition, ...] | None = None
+    """None where the source does not tell."""
+    name: str | None = None
+    """ClusterName in lower case, where it is known."""
+    time: int | None = None
+    """When the classes were read from slurm.conf or the controller: seconds since 1970."""
+    stale: str = ""
+    """Why this may be out of date, in words for people; empty when it is not."""
+
+    @property
+    def default_partition(self) -> str | None:
+        """Return the partition of a job that names none."""
+        return next((p.name for p in self.partitions or () if p.default), None)

@@ -17,13 +17,11 @@ in job requests, not in a node's features; it is kept as text.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta.cluster import NodeClass, hostlist
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.text import clean
 
@@ -84,7 +82,7 @@ class NodeLine(NamedTuple):
         return self.state.upper() == "FUTURE"
 
 
-class Partition(NamedTuple):
+class PartitionLine(NamedTuple):
     """One PartitionName line, with what PartitionName=DEFAULT gave it."""
 
     nodes: str
@@ -122,7 +120,7 @@ class SlurmConf(NamedTuple):
     cluster_name: str | None
     """In lower case, as Slurm uses it."""
     nodes: tuple[NodeLine, ...]
-    partitions: dict[str, Partition]
+    partitions: dict[str, PartitionLine]
     nodesets: dict[str, NodeSet]
     max_node_count: int | None
     """MaxNodeCount: more nodes than are listed may register. Slurm itself heeds it only with
@@ -136,60 +134,27 @@ def read(path: str) -> SlurmConf:
     """Read slurm.conf and what it includes.
 
     Raises ClusterError (`FILE:LINE: reason`) when a file cannot be read or Slurm would refuse what
-    it says about nodes and partitions. Host lists are not expanded; see node_classes.
+    it says about nodes and partitions. Host lists are not expanded; see confnodes.py.
     """
     reader = _Reader(path)
     reader.read(path, "")
     return reader.result()
 
 
-def node_classes(conf: SlurmConf) -> list[NodeClass]:
-    """Return the nodes of `conf` grouped by feature set, in the order of the file.
+def cluster_name(path: str) -> str | None:
+    """Return ClusterName in lower case, None where there is none, without reading all that follows.
 
-    FUTURE nodes are left out. Raises ClusterError for a host list that is none and, as slurmctld
-    does, for a node that is named twice.
+    Only where the first file does not name it are the includes read. Raises ClusterError as read().
     """
-    names: dict[tuple[str, ...], frozenset[str]] = {}
-    classes: dict[frozenset[str], tuple[tuple[str, ...], list[hostlist.Span]]] = {}
-    taken: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
-    total = 0
-    for number, line in enumerate(conf.nodes):
-        try:
-            spans = hostlist.spans(line.nodes)
-        except ClusterError as error:
-            raise ClusterError(f"{clean(line.path)}:{line.line}: {error}") from None
-        for stem, digits, first, last in spans:
-            total += last - first + 1
-            taken.setdefault((stem, digits), []).append((first, last, number))
-        if total > hostlist.MAX_HOSTS:
-            raise _error(line.path, line.line, f"more than {hostlist.MAX_HOSTS} nodes")
-        if line.future:
-            continue
-        key = names.get(line.features)
-        if key is None:
-            key = names[line.features] = frozenset(line.features)
-        if key in classes:
-            classes[key][1].extend(spans)
-        else:
-            classes[key] = (line.features, spans)
-    _refuse_twins(conf, taken)
-    return [
-        NodeClass(hostlist.join(spans), sum(s.last - s.first + 1 for s in spans), features)
-        for features, spans in classes.values()
-        if spans
-    ]
-
-
-def _refuse_twins(
-    conf: SlurmConf, taken: dict[tuple[str, int], list[tuple[int, int, int]]]
-) -> None:
-    for (stem, digits), ranges in taken.items():
-        ranges.sort()
-        for (_, end, before), (first, _, number) in itertools.pairwise(ranges):
-            if first <= end:
-                name = f"{stem}{first:0{digits}d}" if digits else stem
-                line = conf.nodes[max(before, number)]
-                raise _error(line.path, line.line, f"node {clean(name)} is named twice")
+    found = None
+    for _, text in _logical_lines(_Reader(path).first_file()):
+        match = _PAIR.match(text)
+        if match and match[1].lower() == b"clustername":
+            found = match[3] if match[2] is None else match[2]
+            break
+        if match and match[1].lower() == b"nodename":
+            break  # what stands before the nodes is enough for every usual file
+    return _text(found).lower() if found else read(path).cluster_name
 
 
 class _Words(dict[bytes, tuple[bytes, bytes]]):
@@ -217,7 +182,7 @@ class _Reader:
         self._bytes = 0
         self._nodes: list[NodeLine] = []
         self._node_default: dict[bytes, bytes] = {}
-        self._partitions: dict[str, Partition] = {}
+        self._partitions: dict[str, PartitionLine] = {}
         self._partition_default: dict[bytes, bytes] = {}
         self._default_partition: str | None = None
         self._nodesets: dict[str, NodeSet] = {}
@@ -225,6 +190,10 @@ class _Reader:
         self._facts: dict[tuple[bytes | None, ...], _Facts] = {}
         self._words = _Words()
         self._max_node_count: int | None = None
+
+    def first_file(self) -> bytes:
+        """Return the bytes of the main file."""
+        return self._load(self._main, "")[0]
 
     def result(self) -> SlurmConf:
         name = self._options.get(b"clustername")
@@ -255,7 +224,7 @@ class _Reader:
                 reason = f"not KEY=VALUE: {clean(_text(text.strip()), 60)}"
                 if text.strip()[:7].lower() == b"include":
                     reason = "Include must stand in column 1 and name a file"
-                raise _error(path, line, reason)
+                raise mistake(path, line, reason)
             key = match[1].lower()
             value = match[3] if match[2] is None else match[2]
             if key == b"nodename":
@@ -272,13 +241,13 @@ class _Reader:
                 self._nodesets.setdefault(_text(value), nodeset)
             elif key in _NODE_ONLY:
                 reason = f"{_text(match[1])} outside a NodeName line (a broken continuation?)"
-                raise _error(path, line, reason)
+                raise mistake(path, line, reason)
             else:
                 self._options[key] = value
                 if key == b"maxnodecount":
                     self._max_node_count = _number(value)
                     if self._max_node_count is None:
-                        raise _error(path, line, f"MaxNodeCount={clean(_text(value), 60)}")
+                        raise mistake(path, line, f"MaxNodeCount={clean(_text(value), 60)}")
         self._open.pop()
 
     def _load(self, path: str, where: str) -> tuple[bytes, tuple[int, int]]:
@@ -319,15 +288,15 @@ class _Reader:
 
     def _include(self, path: str, line: int, words: list[bytes]) -> None:
         if len(words) != 1:
-            raise _error(path, line, "Include takes one file name")
+            raise mistake(path, line, "Include takes one file name")
         name = words[0]
         if b"%c" in name:
             if not self._options.get(b"clustername"):
-                raise _error(path, line, "Include with %c before ClusterName")
+                raise mistake(path, line, "Include with %c before ClusterName")
             name = name.replace(b"%c", self._options[b"clustername"].lower())
         if b"*" in name:
             reason = f"Include {clean(_text(name))}: Slurm expands no wildcards"
-            raise _error(path, line, reason)
+            raise mistake(path, line, reason)
         # 24.11 looks beside slurm.conf (get_extra_conf_path), 22.05 beside the including file.
         target = os.path.join(os.path.dirname(self._main), _text(name))
         beside = os.path.join(os.path.dirname(path), _text(name))
@@ -348,7 +317,7 @@ class _Reader:
             position = match.end()
         rest = text[position:].strip()
         if rest:
-            raise _error(path, line, f"not KEY=VALUE: {clean(_text(rest), 60)}")
+            raise mistake(path, line, f"not KEY=VALUE: {clean(_text(rest), 60)}")
         return found
 
     def _node(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
@@ -358,7 +327,7 @@ class _Reader:
             self._facts.clear()
             return
         if not value or upper == b"ALL":
-            raise _error(path, line, f"NodeName={clean(_text(value))} is not a node name")
+            raise mistake(path, line, f"NodeName={clean(_text(value))} is not a node name")
         key = tuple(map(found.get, _NODE_FACTS))
         facts = self._facts.get(key)
         if facts is None:
@@ -375,11 +344,11 @@ class _Reader:
         found = {**self._partition_default, **found}
         name = _text(value)
         if name in self._partitions:
-            raise _error(path, line, f"partition {clean(name)} is named twice")
+            raise mistake(path, line, f"partition {clean(name)} is named twice")
         if found.get(b"default", b"").lower() in (b"yes", b"up", b"true", b"1"):
             self._default_partition = name
         nodes = b",".join(found.get(b"nodes", b"").split())
-        self._partitions[name] = Partition(_text(nodes), False)
+        self._partitions[name] = PartitionLine(_text(nodes), False)
 
 
 def _logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -453,5 +422,6 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
-def _error(path: str, line: int, reason: str) -> ClusterError:
+def mistake(path: str, line: int, reason: str) -> ClusterError:
+    """Return the error `FILE:LINE: reason`."""
     return ClusterError(f"{clean(path)}:{line}: {reason}")

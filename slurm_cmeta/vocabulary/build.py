@@ -1,4 +1,4 @@
-"""Write cpu.json and cpu_flags.json from the installed archspec.
+"""Write cpu.json, cpu_flags.json and cpu_spellings.json from the installed archspec.
 
     python -m slurm_cmeta.vocabulary.build
 
@@ -15,7 +15,11 @@ from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 CPU_JSON = os.path.join(_HERE, "cpu.json")
+SPELLINGS_JSON = os.path.join(_HERE, "cpu_spellings.json")
 CPU_FLAGS_JSON = os.path.join(_HERE, "cpu_flags.json")
+
+NEWEST_GCC = "99.0"
+"""A version of GCC that is newer than any range in archspec's table of compilers."""
 
 
 def table() -> dict[str, Any]:
@@ -61,6 +65,25 @@ def flags_table() -> dict[str, Any]:
     }
 
 
+def spellings() -> dict[str, Any]:
+    """Return GCC's option for each target that the newest GCC in archspec's table can build for.
+
+    Only `-march=` or `-mcpu=` is kept: what code may use, not what it is tuned for.
+    """
+    import archspec.cpu
+
+    gcc = {}
+    for name, target in sorted(archspec.cpu.TARGETS.items()):
+        try:
+            options = target.optimization_flags("gcc", NEWEST_GCC).split()
+        except archspec.cpu.UnsupportedMicroarchitecture:
+            continue
+        for option in options:
+            if option.startswith(("-march=", "-mcpu=")):
+                gcc[name] = option
+    return {"source": _source(), "gcc": gcc}
+
+
 def _source() -> str:
     from importlib.metadata import version
 
@@ -83,10 +106,14 @@ def render(value: dict[str, Any]) -> str:
 
 
 def write() -> None:
-    """Write both files."""
-    for path, value in ((CPU_JSON, table()), (CPU_FLAGS_JSON, flags_table())):
+    """Write all three files."""
+    for path, text in (
+        (CPU_JSON, render(table())),
+        (CPU_FLAGS_JSON, render(flags_table())),
+        (SPELLINGS_JSON, json.dumps(spellings(), indent=2) + "\n"),
+    ):
         with open(path, "w", encoding="utf-8") as file:
-            file.write(render(value))
+            file.write(text)
 
 
 if __name__ == "__main__":

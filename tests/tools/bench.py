@@ -61,6 +61,7 @@ def main() -> int:
         figures.update(_against_apptainer(small, rounds))
         figures.update(_ways_into_squashfs(small, work, rounds))
         figures.update(_deep(work))
+        figures.update(_nodes(work, rounds))
     print(json.dumps(figures, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -314,6 +315,76 @@ print(examined, spent)
         else:
             found[f"--deep, {name} (MB a second)"] = done.stderr.strip().splitlines()[-1]
     return found
+
+
+NODES, CLASSES = 10_000, 200
+
+
+def _nodes(work: Path, rounds: int) -> dict[str, Any]:
+    """`cmeta nodes` on a large cluster, whole processes, beside one that does nothing."""
+    names = [f"n{number:05}" for number in range(NODES)]
+    levels = "x86_64,x86_64_v2,x86_64_v3,nehalem,haswell,broadwell,skylake,glibc=2.36,page=4k"
+    each = NODES // CLASSES
+    partitions = "PartitionName=all Nodes=ALL Default=YES\n" + "".join(
+        f"PartitionName=p{i} Nodes=n[{i * 1000:05}-{i * 1000 + 1499:05}]\n" for i in range(8)
+    )
+    ways = {
+        "a line a class": "".join(
+            f"NodeName=n[{i * each:05}-{i * each + each - 1:05}] "
+            f"RealMemory=256000 Features={levels},c{i}\n"
+            for i in range(CLASSES)
+        ),
+        "a line a node": "".join(
+            f"NodeName={name} RealMemory=256000 Features={levels},c{number // each}\n"
+            for number, name in enumerate(names)
+        ),
+        "a line a node, classes mixed": "".join(
+            f"NodeName={name} RealMemory=256000 Features={levels},c{number % CLASSES}\n"
+            for number, name in enumerate(names)
+        ),
+    }
+    idle = _command(*CMETA, "--version")
+    found: dict[str, Any] = {}
+    for name, lines in ways.items():
+        conf = work / "nodes.conf"
+        conf.write_text(f"ClusterName=bench\n{lines}{partitions}")
+        spent, _, ratio = _pairs(_command(*CMETA, "nodes", "--slurm-conf", conf), idle, rounds)
+        found[f"cmeta nodes, 10,000 nodes, {name} (ms)"] = round(spent, 1)
+        found[f"cmeta nodes, 10,000 nodes, {name} : cmeta --version"] = round(ratio, 2)
+    found.update(_live_nodes(work, levels, idle, rounds))
+    return found
+
+
+def _live_nodes(work: Path, levels: str, idle: Callable[[], None], rounds: int) -> dict[str, Any]:
+    """The same by a real slurmctld, whose nodes are all down."""
+    if not shutil.which("slurmctld") or os.geteuid():
+        return {"cmeta nodes --live": "needs slurmctld, and root"}
+    from cluster import Cluster, Node
+
+    each = NODES // CLASSES
+    nodes = [
+        Node(f"n[{i * each:05}-{i * each + each - 1:05}]", f"{levels},c{i}", running=False)
+        for i in range(CLASSES)
+    ]
+    snapshot = work / "nodes.json"
+    with (
+        tempfile.TemporaryDirectory(prefix="cmeta-", dir="/run") as name,
+        Cluster(Path(name), nodes) as cluster,
+    ):
+        os.environ.update(cluster.env)
+        live, sinfo, ratio = _pairs(
+            _command(*CMETA, "nodes", "--live", "--snapshot", snapshot),
+            _command("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%T|%f"),
+            rounds,
+        )
+        read, _, _ = _pairs(_command(*CMETA, "nodes", "--from-snapshot", snapshot), idle, rounds)
+    return {
+        "cmeta nodes --live, 10,000 nodes, snapshot written (ms)": round(live, 1),
+        "sinfo alone (ms)": round(sinfo, 1),
+        "cmeta nodes --live : sinfo alone": round(ratio, 2),
+        "cmeta nodes --from-snapshot, 10,000 nodes (ms)": round(read, 1),
+        "the snapshot (bytes)": snapshot.stat().st_size,
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 -- Runs cmeta.ensure() on one job and prints what became of it.
 -- Arguments: LUA-DIRECTORY ON_MISSING FIELD=VALUE... [env:NAME=VALUE...] [trap:FIELD...]
+--            [option:NAME=VALUE...]
 -- env: entries go to spank_job_env; trap: makes writing that field an error, as slurmctld may.
 slurm = { SUCCESS = 0, ERROR = -1 }
 local said = {}
@@ -8,10 +9,14 @@ function slurm.log_user(format, ...) said[#said + 1] = "user " .. string.format(
 
 package.path = arg[1] .. "/?.lua;" .. package.path
 local cmeta = require("cmeta")
+local options = { on_missing = arg[2] }
 local fields, env, count, traps = { environment = {} }, {}, 0, {}
 for i = 3, #arg do
    local entry, trap = string.match(arg[i], "^env:(.*)$"), string.match(arg[i], "^trap:(.*)$")
-   if entry then
+   local option, setting = string.match(arg[i], "^option:(.-)=(.*)$")
+   if option then
+      options[option] = tonumber(setting) or setting
+   elseif entry then
       env[count], count = entry, count + 1
    elseif trap then
       traps[trap] = true
@@ -32,7 +37,7 @@ local job = setmetatable({}, {
       fields[name] = value
    end,
 })
-print("rc " .. tostring(cmeta.ensure(job, { on_missing = arg[2] })))
+print("rc " .. tostring(cmeta.ensure(job, options)))
 for _, name in ipairs({ "features", "prefer", "exc_nodes" }) do
    print(name .. " " .. tostring(fields[name]))
 end

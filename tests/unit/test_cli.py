@@ -158,7 +158,9 @@ def test_a_broken_snapshot_is_one_line(tmp_path: Path, arm: Path, text: str) -> 
 
 def test_match_live_asks_sinfo(tmp_path: Path, arm: Path) -> None:
     sinfo = tmp_path / "sinfo"
-    sinfo.write_text("#!/bin/sh\necho 'n[1-2],m1|aarch64'; echo 'm2|(null)'; echo 'm3|zen4,ib'\n")
+    rows = [("n[1-2],m1", "aarch64"), ("m2", "(null)"), ("m3", "zen4,ib")]
+    lines = [f"{nodes}|p|p*|idle|1000|(null)|{features}" for nodes, features in rows]
+    sinfo.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
     sinfo.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = run("main", "match", arm, "--live", "--json", env={"PATH": path})

@@ -52,6 +52,13 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
         ("- a\n", 1, "not a mapping"),
         ("a: [\n", 2, "expected"),
         ("? [a]\n: b\n", 1, "a key must be a plain word"),
+        ("nodes:\n  source: file\n", 2, "nodes.source must be one of slurm.conf, live, snapshot"),
+        ("nodes:\n  snapshot: nodes.json\n", 2, "nodes.snapshot must be an absolute path"),
+        ("nodes:\n  snapshot: [/a]\n", 2, "nodes.snapshot must be an absolute path"),
+        ("nodes:\n  max_age: 1 day\n", 2, "nodes.max_age must be a whole number"),
+        ("nodes:\n  max_age: -1\n", 2, "nodes.max_age must be a whole number"),
+        ("nodes:\n  max_age: 99999999999999999\n", 2, "nodes.max_age must be a whole number"),
+        ("nodes:\n  max_age: '٣'\n", 2, "nodes.max_age must be a whole number"),
         ("on_error: !!python/object/apply:os.system [id]\n", 1, "must be one of"),
         ("\x00", 1, ""),
     ],
@@ -82,6 +89,23 @@ def test_a_file_asked_for_must_be_there(tmp_path: Path) -> None:
         config.load(str(tmp_path / "no.yaml"))
     with pytest.raises(ConfigError, match="directory"):
         config.load(str(tmp_path))
+
+
+def test_where_the_nodes_are_read(tmp_path: Path) -> None:
+    settings = config.defaults()
+    assert (settings.nodes_source, settings.nodes_snapshot) == ("slurm.conf", None)
+    assert settings.nodes_max_age == 86400
+    settings = read(
+        tmp_path, "nodes:\n  source: snapshot\n  snapshot: /a b/nodes.json\n  max_age: 0\n"
+    )
+    assert (settings.nodes_source, settings.nodes_snapshot) == ("snapshot", "/a b/nodes.json")
+    assert settings.nodes_max_age == 0
+    assert settings.strengths == {}
+
+
+def test_a_snapshot_as_source_needs_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nodes\.snapshot is not set"):
+        read(tmp_path, "nodes:\n  source: snapshot\n")
 
 
 def test_a_fifo_does_not_block(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from slurm_cmeta import __version__, config, errors, requirement, vocabulary
 from slurm_cmeta.cli import decide
 from slurm_cmeta.cli import features as features_command
 from slurm_cmeta.cli.main import parser
+from slurm_cmeta.cluster import snapshot
 from slurm_cmeta.evidence.resources import mebibytes
 from slurm_cmeta.node import keys, site
 from slurm_cmeta.submission import read_image
+from slurm_cmeta.vocabulary import spellings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -116,6 +118,7 @@ def test_every_setting_is_documented() -> None:
         for choice in setting.choices:
             assert f"`{choice}`" in line
             assert choice in head.split()
+        assert bool(setting.choices) != bool(setting.form)
         if setting.default:
             assert f"| `{setting.default}` |" in line
     names = {setting.name for setting in config.SETTINGS}
@@ -125,7 +128,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_the_commented_cmeta_yaml_holds_every_setting(tmp_path: Path) -> None:
     text = read("etc/cmeta.yaml")
-    shown = re.sub(r"^#( *[a-z_]+:(?: \w+)?)$", r"\1", text, flags=re.MULTILINE)
+    shown = re.sub(r"^#( *[a-z_]+:(?: [\w./]+)?)$", r"\1", text, flags=re.MULTILINE)
     path = tmp_path / "cmeta.yaml"
     path.write_text(shown)
     values = config.load(str(path)).values
@@ -363,6 +366,42 @@ def test_every_word_of_on_missing_is_documented() -> None:
     page = man("slurm-cmeta.8")
     section = page[page.index(".SH THE CONTROLLER\n") : page.index(".SH ON THE NODE\n")]
     assert set(re.findall(r"^\.TP\n\.B (\w+)$", section, re.MULTILINE)) == words
+
+
+def test_every_option_of_the_controllers_half_is_documented() -> None:
+    options = set(re.findall(r"options\.(\w+)", read("lua/cmeta.lua")))
+    assert options == {"on_missing", "snapshot", "snapshot_max_age"}
+    man_page, page = man("slurm-cmeta.8"), read("docs/nodes.md")
+    for option in options:
+        assert f"\n.B {option}\n" in man_page
+        assert f"--   {option} " in read("lua/cmeta.lua")
+        assert option == "on_missing" or f"`{option}`" in page
+    assert "MAX_AGE = 86400" in read("lua/cmeta_nodes.lua")
+    assert snapshot.MAX_AGE == config.defaults().nodes_max_age == 86400
+
+
+def test_every_option_of_cmeta_nodes_is_in_its_page() -> None:
+    usage = indented(read("docs/nodes.md"))
+    for option in options_of(parser())["nodes"] - {"-h", "--help", "--config"}:
+        assert option in usage, option
+
+
+def test_the_example_of_archs_is_true() -> None:
+    rows = re.findall(r"^    (\w+ .* -m\w+=.*)$", read("docs/nodes.md"), re.MULTILINE)
+    assert len(rows) == 2
+    for name, family, level, oci, eessi, gcc, *_ in map(str.split, rows):
+        cpu = vocabulary.cpu(name)
+        assert cpu
+        told = (spellings.psabi_level(cpu) or "-", spellings.oci_platform(cpu))
+        assert (cpu.family, *told) == (family, level, oci)
+        assert (spellings.eessi_path(cpu), spellings.gcc_option(cpu)) == (eessi, gcc)
+
+
+def test_the_units_write_the_documented_snapshot() -> None:
+    service = read("etc/systemd/cmeta-nodes.service")
+    (command,) = re.findall(r"^ExecStart=/usr/local/bin/(.*)$", service, re.MULTILINE)
+    assert command in indented(read("docs/nodes.md"))
+    assert command.split()[-1] in read("etc/cmeta.yaml")
 
 
 def test_the_example_of_oci_conf_is_what_is_tested() -> None:

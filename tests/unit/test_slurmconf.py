@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_cmeta.cluster import hostlist, slurmconf
+from slurm_cmeta.cluster import confnodes, hostlist, slurmconf
 from slurm_cmeta.errors import ClusterError
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "slurmconf"
@@ -29,7 +29,7 @@ def write(directory: Path, text: str | bytes, name: str = "slurm.conf") -> str:
 
 def classes(directory: Path, text: str) -> str:
     """Return the classes in short: `NODES=FEATURE+FEATURE NODES=...`, counts checked."""
-    found = slurmconf.node_classes(slurmconf.read(write(directory, text)))
+    found = confnodes.node_classes(slurmconf.read(write(directory, text)))
     for one in found:
         assert one.node_count == hostlist.count(one.nodes)
     return " ".join(f"{one.nodes}:{'+'.join(one.features)}" for one in found)
@@ -110,9 +110,9 @@ def test_partitions_and_nodesets(tmp_path: Path) -> None:
     )
     conf = slurmconf.read(write(tmp_path, text))
     assert conf.partitions == {
-        "a": slurmconf.Partition("all", False),
-        "b": slurmconf.Partition("n[1-4]", True),  # the last default counts
-        "c": slurmconf.Partition("n1,n2,set", False),
+        "a": slurmconf.PartitionLine("all", False),
+        "b": slurmconf.PartitionLine("n[1-4]", True),  # the last default counts
+        "c": slurmconf.PartitionLine("n1,n2,set", False),
     }
     assert conf.partitions["a"].all_nodes
     assert not conf.partitions["b"].all_nodes
@@ -212,7 +212,7 @@ def test_messages_are_one_clean_line(tmp_path: Path) -> None:
     directory.mkdir()
     for text in (b"\xff\x1b[2J" * 50, b"NodeName=\x1b[ F=1", b"NodeName=n Z=1 \x07 x"):
         with pytest.raises(ClusterError) as error:
-            slurmconf.node_classes(slurmconf.read(write(directory, text)))
+            confnodes.node_classes(slurmconf.read(write(directory, text)))
         assert str(error.value).isprintable()
         assert len(str(error.value)) < 500
 
@@ -294,7 +294,7 @@ def test_any_bytes_are_read_or_refused(
 ) -> None:
     path = write(tmp_path_factory.getbasetemp(), data, "any.conf")
     try:
-        slurmconf.node_classes(slurmconf.read(path))
+        confnodes.node_classes(slurmconf.read(path))
     except ClusterError as error:
         assert str(error).isprintable()  # noqa: PT017  # the file is refused, in one line
 
@@ -320,7 +320,7 @@ def test_classes_partition_the_nodes(
         text += f"NodeName=n[{first}-{first + more}] Weight=2"
         text += f" Features={','.join(features)}\n" if features else "\n"
     path = write(tmp_path_factory.getbasetemp(), text, "nodes.conf")
-    found = slurmconf.node_classes(slurmconf.read(path))
+    found = confnodes.node_classes(slurmconf.read(path))
     assert len({frozenset(c.features) for c in found}) == len(found)
     assert {n: frozenset(c.features) for c in found for n in hostlist.expand(c.nodes)} == nodes
     assert sum(c.node_count for c in found) == len(nodes)
@@ -332,7 +332,7 @@ def test_ten_thousand_nodes_in_200_classes(tmp_path: Path) -> None:
         for i in range(200)
     )
     path = write(tmp_path, text)
-    found = slurmconf.node_classes(slurmconf.read(path))
+    found = confnodes.node_classes(slurmconf.read(path))
     assert len(found) == 200
     assert sum(c.node_count for c in found) == 10_000
 

@@ -128,8 +128,9 @@ def test_the_files_are_what_build_writes(tmp_path: Path, monkeypatch: pytest.Mon
         pytest.skip("another archspec is installed")
     monkeypatch.setattr(build, "CPU_JSON", str(tmp_path / "cpu.json"))
     monkeypatch.setattr(build, "CPU_FLAGS_JSON", str(tmp_path / "cpu_flags.json"))
+    monkeypatch.setattr(build, "SPELLINGS_JSON", str(tmp_path / "cpu_spellings.json"))
     build.write()
-    for name in ("cpu.json", "cpu_flags.json"):
+    for name in ("cpu.json", "cpu_flags.json", "cpu_spellings.json"):
         assert (tmp_path / name).read_text() == (DATA / name).read_text()
 
 
@@ -168,6 +169,22 @@ def test_arm_levels_are_names_of_archspec_and_their_flags_its_words() -> None:
     assert set(levels) == generic - {"aarch64"}
     words = {f for name in arm for f in cpu_flags.flags_of(name)}
     assert {f for flags in levels.values() for f in flags} <= words
+
+
+def test_the_options_of_gcc_are_those_that_archspec_gives() -> None:
+    pytest.importorskip("archspec.cpu", reason="archspec is not installed")
+    installed, table = build.spellings(), vocabulary.load("cpu_spellings")
+    if installed["source"] != table["source"]:
+        pytest.skip(f"the table is of {table['source']}, installed is {installed['source']}")
+    assert installed == table
+
+
+def test_every_platform_is_of_a_target_and_family_that_we_know() -> None:
+    platforms = vocabulary.load("platforms")
+    for path, name in platforms["eessi"].items():
+        assert vocabulary.cpu_target(path) == name
+    for family, name in platforms["goarch"].items():
+        assert vocabulary.architecture(name) == family
 
 
 def test_an_ambiguous_name_is_marked_and_real() -> None:
