@@ -1,4 +1,4 @@
-"""cmeta.yaml: the site's policy. Every key is declared once, in SETTINGS.
+"""cmeta.yaml: the site's policy. Every key is declared once, in settings.py.
 
 PyYAML is imported only when there is a file to read: without one, a submission does not pay for it.
 """
@@ -9,6 +9,9 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slurm_cmeta.errors import ConfigError
+from slurm_cmeta.nodefacts import SiteNames
+from slurm_cmeta.policy import Policy
+from slurm_cmeta.settings import FEATURE, IN_PARTITIONS, KNOWN, SETTINGS
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -20,98 +23,23 @@ FILE_NAME = "cmeta.yaml"
 MAX_BYTES = 1 << 20
 """Largest cmeta.yaml read. A real one has some kilobytes; a mistaken path may name anything."""
 
-
-PATH = "path"
-NUMBER = "number"
-MAX_NUMBER = 2**31 - 1
-
-
-class Setting(NamedTuple):
-    """One key of cmeta.yaml."""
-
-    name: str
-    """Dotted path in the file: `strength.cpu` is the key `cpu` in the mapping `strength`."""
-    default: str | None
-    choices: tuple[str, ...]
-    """The values allowed; empty where `form` says what a value looks like."""
-    doc: str
-    form: str = ""
-    """`path`, an absolute path, or `number`, a whole one that is not negative."""
-
-    @property
-    def expected(self) -> str:
-        """Return what a value must be, in words for people."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        return "an absolute path" if self.form == PATH else f"a whole number up to {MAX_NUMBER}"
-
-    def takes(self, value: str) -> bool:
-        """Tell whether `value` is allowed."""
-        if self.choices:
-            return value in self.choices
-        if self.form == PATH:
-            return value.startswith("/") and "\0" not in value
-        return value.isascii() and value.isdigit() and int(value[:12]) <= MAX_NUMBER
-
-
-SETTINGS = (
-    Setting(
-        "on_mismatch",
-        "reject",
-        ("reject", "warn"),
-        "What becomes of a job that no node can run: refused at submit, or submitted unchanged "
-        "with a warning.",
-    ),
-    Setting(
-        "on_error",
-        "accept",
-        ("accept", "reject"),
-        "What becomes of a job whose image or cluster cannot be read: submitted unchanged with a "
-        "warning, or refused at submit.",
-    ),
-    Setting(
-        "strength.arch",
-        None,
-        ("hard", "soft", "ignore"),
-        "The architecture that the image is built for. By default hard.",
-    ),
-    Setting(
-        "strength.cpu",
-        None,
-        ("hard", "soft", "ignore"),
-        "The CPU target that the image declares. By default hard where the label states a target "
-        "or a minimum, soft where it says `optimized for`.",
-    ),
-    Setting(
-        "nodes.source",
-        "slurm.conf",
-        ("slurm.conf", "live", "snapshot"),
-        "Where a submission reads the node classes: slurm.conf, the controller (by sinfo), or a "
-        "snapshot file.",
-    ),
-    Setting("nodes.snapshot", None, (), "The snapshot file for nodes.source: snapshot.", PATH),
-    Setting(
-        "nodes.max_age",
-        "86400",
-        (),
-        "Seconds after which a snapshot is stale; 0 lets any age pass.",
-        NUMBER,
-    ),
-)
+FEATURES, PARTITIONS = "features", "partitions"
 
 
 class Config(NamedTuple):
     """The settings in force."""
 
     values: Mapping[str, str | None]
-    """Setting.name -> value."""
+    """Setting.name -> value; a list is joined by commas."""
     path: str | None
     """The file that was read; None when there is none."""
-
-    @property
-    def on_mismatch(self) -> str:
-        """Return `reject` or `warn`."""
-        return str(self.values["on_mismatch"])
+    lines: Mapping[str, int] = {}
+    """Setting.name -> line of the file that set it. `features.NAME` and `partitions.NAME.KEY` are
+    here, too."""
+    features: Mapping[str, tuple[str, ...]] = {}
+    """A site's own feature -> what it means."""
+    partitions: Mapping[str, Mapping[str, str]] = {}
+    """Partition -> Setting.name -> value, where it is another one there."""
 
     @property
     def on_error(self) -> str:
@@ -134,14 +62,46 @@ class Config(NamedTuple):
         return int(self.values["nodes.max_age"] or 0)
 
     @property
-    def strengths(self) -> dict[str, str]:
-        """Return the site's strength for each requirement key that it sets."""
+    def names(self) -> SiteNames:
+        """Return what the site's own features mean."""
+        return SiteNames(self.values["feature_prefix"] or "", self.features)
+
+    def strengths(self, partition: str = "") -> dict[str, str]:
+        """Return the site's strength for each requirement key that it sets.
+
+        `partition` is the partition of the job, several separated by commas, empty for none.
+        """
         prefix = "strength."
         return {
             name[len(prefix) :]: value
-            for name, value in self.values.items()
+            for name, value in self._of(partition).items()
             if name.startswith(prefix) and value is not None
         }
+
+    def policy(self, partition: str = "") -> Policy:
+        """Return the policy for a job in `partition`; see strengths()."""
+        values = self._of(partition)
+        return Policy(
+            str(values["on_mismatch"]),
+            str(values["on_unknown"]),
+            values["prefer.closest"] == "yes",
+            tuple(filter(None, (values["prefer.spare"] or "").split(","))),
+            str(values["memory_request"]),
+            str(values["gpu_request"]),
+            self.names,
+        )
+
+    def _of(self, partition: str) -> Mapping[str, str | None]:
+        """Return the values that hold in a partition; in several, those in which all agree."""
+        own = [self.partitions.get(name, {}) for name in partition.split(",") if name]
+        if not any(own):
+            return self.values
+        changed: dict[str, str | None] = {}
+        for name in {name for values in own for name in values}:
+            found = {values.get(name, self.values[name]) for values in own}
+            if len(found) == 1:
+                changed[name] = found.pop()
+        return {**self.values, **changed}
 
 
 def defaults() -> Config:
@@ -173,10 +133,10 @@ def load(path: str | None, slurm_conf: str | None = None) -> Config:
         raise ConfigError(f"{clean(path)}: {error.strerror}") from None
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{clean(path)}: larger than {MAX_BYTES} bytes")
-    return Config({**defaults().values, **_parse(text, path)}, path)
+    return _parse(text, path)
 
 
-def _parse(text: bytes, path: str) -> dict[str, str]:
+def _parse(text: bytes, path: str) -> Config:
     try:
         import yaml
     except ModuleNotFoundError:
@@ -189,44 +149,127 @@ def _parse(text: bytes, path: str) -> dict[str, str]:
         raise ConfigError(f"{clean(path)}:{line}: {clean(str(error.problem))}") from None
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{clean(path)}: not YAML: {clean(str(error))}") from None
-    found: dict[str, str] = {}
+    reader = _Reader(path)
     if document is not None:
-        _read_mapping(document, "", path, found)
+        reader.read(document)
+    found = reader.values
     if found.get("nodes.source") == "snapshot" and "nodes.snapshot" not in found:
         raise ConfigError(f"{clean(path)}: nodes.source is snapshot, but nodes.snapshot is not set")
-    return found
+    return Config(
+        {**defaults().values, **found}, path, reader.lines, reader.features, reader.partitions
+    )
 
 
-def _read_mapping(node: Any, prefix: str, path: str, found: dict[str, str]) -> None:
-    import yaml
+class _Reader:
+    """What a document of YAML nodes says, key by key."""
 
-    known = {setting.name: setting for setting in SETTINGS}
-    groups = {setting.name.split(".")[0] for setting in SETTINGS if "." in setting.name}
-    if _is_empty(node):
-        return
-    if not isinstance(node, yaml.MappingNode):
-        what = f"{prefix[:-1]} is no mapping" if prefix else "not a mapping of keys to values"
-        raise _mistake(path, node, what)
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise _mistake(path, key, "a key must be a plain word")
-        name = prefix + key.value
-        if name in groups and not prefix:
-            _read_mapping(value, name + ".", path, found)
-            continue
-        if name not in known:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.values: dict[str, str] = {}
+        self.lines: dict[str, int] = {}
+        self.features: dict[str, tuple[str, ...]] = {}
+        self.partitions: dict[str, dict[str, str]] = {}
+
+    def read(self, node: Any) -> None:
+        """Read the whole document."""
+        for key, value in self._items(node, "not a mapping of keys to values"):
+            if key.value == FEATURES:
+                self._read_features(value)
+            elif key.value == PARTITIONS:
+                self._read_partitions(value)
+            else:
+                self._read_setting(key, value, self.values, "", KNOWN)
+
+    def _items(self, node: Any, complaint: str) -> list[tuple[Any, Any]]:
+        import yaml
+
+        if node.tag == "tag:yaml.org,2002:null":
+            return []
+        if not isinstance(node, yaml.MappingNode):
+            raise self._mistake(node, complaint)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._mistake(key, "a key must be a plain word")
+        items: list[tuple[Any, Any]] = node.value
+        return items
+
+    def _read_setting(
+        self, key: Any, value: Any, values: dict[str, str], prefix: str, known: Mapping[str, Any]
+    ) -> None:
+        """Read `key: value`, or a group of settings; `prefix` stands before the keys of `lines`."""
+        group = f"{key.value}."
+        if key.value not in known and any(name.startswith(group) for name in known):
+            for inner, one in self._items(value, f"{clean(key.value)} is no mapping"):
+                self._keep(inner, group + inner.value, one, values, prefix, known)
+        else:
+            self._keep(key, key.value, value, values, prefix, known)
+
+    def _keep(
+        self,
+        key: Any,
+        name: str,
+        value: Any,
+        values: dict[str, str],
+        prefix: str,
+        known: Mapping[str, Any],
+    ) -> None:
+        setting = known.get(name)
+        if setting is None:
             names = ", ".join(sorted(known))
-            raise _mistake(path, key, f"unknown key {clean(name)!r}; known keys: {names}")
-        if name in found:
-            raise _mistake(path, key, f"{name} is set twice")
-        if not isinstance(value, yaml.ScalarNode) or not known[name].takes(value.value):
-            raise _mistake(path, value, f"{name} must be {known[name].expected}")
-        found[name] = value.value
+            raise self._mistake(key, f"unknown key {clean(name)!r}; known keys: {names}")
+        self._once(key, prefix + name)
+        words = self._words(value) if setting.several else self._word(value)
+        if words is None or not setting.takes(words):
+            raise self._mistake(value, f"{name} must be {setting.expected}")
+        values[name] = words
 
+    def _read_features(self, node: Any) -> None:
+        for key, value in self._items(node, "features is no mapping of names to what they mean"):
+            self._once(key, f"{FEATURES}.{key.value}")
+            words = self._words(value)
+            if not FEATURE.fullmatch(key.value):
+                raise self._mistake(key, f"{clean(key.value)!r} cannot be a feature of Slurm")
+            meanings = tuple(filter(None, (words or "").split(",")))
+            wrong = next((name for name in meanings if not FEATURE.fullmatch(name)), None)
+            if words is None or wrong is not None:
+                raise self._mistake(
+                    value,
+                    f"the meaning of {clean(key.value)} must be a feature or a list of features, "
+                    "such as [nvidia, sm=80]",
+                )
+            self.features[key.value] = meanings
 
-def _is_empty(node: Any) -> bool:
-    return bool(node.tag == "tag:yaml.org,2002:null")
+    def _read_partitions(self, node: Any) -> None:
+        for key, inner in self._items(node, "partitions is no mapping of names to settings"):
+            self._once(key, f"{PARTITIONS}.{key.value}")
+            own: dict[str, str] = {}
+            for name, value in self._items(inner, f"{clean(key.value)} is no mapping"):
+                prefix = f"{PARTITIONS}.{key.value}."
+                self._read_setting(name, value, own, prefix, IN_PARTITIONS)
+            self.partitions[key.value] = own
 
+    def _once(self, key: Any, name: str) -> None:
+        if name in self.lines:
+            raise self._mistake(key, f"{clean(name)} is set twice")
+        self.lines[name] = key.start_mark.line + 1
 
-def _mistake(path: str, node: Any, what: str) -> ConfigError:
-    return ConfigError(f"{clean(path)}:{node.start_mark.line + 1}: {what}")
+    def _word(self, node: Any) -> str | None:
+        import yaml
+
+        return str(node.value) if isinstance(node, yaml.ScalarNode) else None
+
+    def _words(self, node: Any) -> str | None:
+        """Return a list of words, or one word, joined by commas; None for anything else."""
+        import yaml
+
+        if isinstance(node, yaml.ScalarNode):
+            return str(node.value) if node.tag != "tag:yaml.org,2002:null" else None
+        if not isinstance(node, yaml.SequenceNode):
+            return None
+        words = [self._word(item) for item in node.value]
+        if any(word is None or "," in word for word in words):
+            return None
+        return ",".join(word for word in words if word)
+
+    def _mistake(self, node: Any, what: str) -> ConfigError:
+        return ConfigError(f"{clean(self._path)}:{node.start_mark.line + 1}: {what}")

@@ -120,15 +120,12 @@ def decide(
     prefer = _prefer(fit, unfit, user, wishes, requirements, addition, policy, cluster.changeable)
     memory = _memory(requirements, wishes, policy)
     gres, advice = _gpus(requirements, wishes, policy)
-    messages = words.narrowed(
-        image,
-        requirements,
-        verdicts,
-        fit,
-        words.Done(
-            addition.constraint, prefer, addition.exclude, addition.note, addition.left, memory, gres
-        ),
+    done = words.Done(
+        *(addition.constraint, prefer, addition.exclude, addition.note, addition.left),
+        memory,
+        gres,
     )
+    messages = words.narrowed(image, requirements, verdicts, fit, done)
     return Decision(
         compare.MATCH if checked else UNKNOWN,
         ACCEPT,
@@ -182,7 +179,7 @@ def _addition(
     requirements: Sequence[Requirement],
     changeable: bool,
 ) -> _Addition:
-    """Return what keeps the job off the nodes that do not fit: exactly, or as nearly as possible."""
+    """Return what keeps the job off the nodes that do not fit, exactly or nearly."""
     if not unfit:
         return _Addition()
     wanted, unwanted = _features(fit), _features(unfit)
@@ -294,5 +291,3 @@ def _gpus(
     if not needs or wishes.gpus:
         return None, False
     return "gpu:1" if policy.gpu_request == ADD else None, policy.gpu_request == ADVISE
-
-

@@ -28,7 +28,7 @@ SCARCE = 0.05
 def best(
     fit: Sequence[ClassVerdict], requirements: Sequence[Requirement], policy: Policy
 ) -> list[ClassVerdict]:
-    """Return those of the classes that fit which a job should get, all of them if none is better."""
+    """Return the classes that a job should get among those that fit; all if none is better."""
     if not policy.prefer:
         return list(fit)
     machines = _machines(requirements)

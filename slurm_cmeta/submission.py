@@ -28,8 +28,10 @@ class ImageReport(NamedTuple):
     """Empty unless all of the image was read."""
 
 
-def read_image(path: str, config: Config, budget: Budget | None = None) -> ImageReport:
-    """Read the image and draw its requirements under the site's policy.
+def read_image(
+    path: str, config: Config, budget: Budget | None = None, partition: str = ""
+) -> ImageReport:
+    """Read the image and draw its requirements under the site's policy for a partition.
 
     With a deep `budget` all of it is read, the instructions in its programs included.
 
@@ -42,7 +44,7 @@ def read_image(path: str, config: Config, budget: Budget | None = None) -> Image
             path,
             image.format,
             findings.facts,
-            requirement.from_facts(findings.facts, config.strengths),
+            requirement.from_facts(findings.facts, config.strengths(partition)),
             labels,
             list(image.warnings),
             findings.software,

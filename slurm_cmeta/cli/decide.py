@@ -13,6 +13,8 @@ from slurm_cmeta.text import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slurm_cmeta.config import Config
 
 PROTOCOL = "1"
@@ -26,6 +28,11 @@ submission. It is run by the SPANK plugin; `cmeta match` is for people.
   --image PATH         the image
   --constraint EXPR    the job's own --constraint
   --prefer EXPR        the job's own --prefer
+  --partition NAMES    the job's own --partition
+  --nodelist LIST      the job's own --nodelist
+  --exclude LIST       the job's own --exclude
+  --memory yes         the job asks for memory by itself
+  --gpus yes           the job asks for GPUs by itself
   --slurm-conf FILE    where the node classes are read
   --config FILE        cmeta.yaml (default: beside slurm.conf)
   --explain yes        print every requirement and every node class
@@ -35,7 +42,10 @@ example:
   cmeta-decide --image img.sif --slurm-conf /etc/slurm/slurm.conf
 """
 
-_OPTIONS = ("image", "constraint", "prefer", "slurm-conf", "config", "explain")
+_OPTIONS = (
+    *("image", "constraint", "prefer", "partition", "nodelist", "exclude", "memory", "gpus"),
+    *("slurm-conf", "config", "explain"),
+)
 
 SECONDS = 1.0
 """For reading the image: what is known by then is decided on, before the plugin's own deadline (2 s
@@ -109,60 +119,60 @@ def _fault(reason: str, on_error: str) -> list[str]:
     if on_error == "reject":
         level, ending = "error", ""
     message = f"{level}: {clean(reason, MAX_MESSAGE)}{ending}"
-    return _lines("unknown", on_error, messages=[message])
+    return _lines("unknown", on_error, {}, [message])
 
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.cluster import source
-    from slurm_cmeta.cluster.grouping import by_features
-    from slurm_cmeta.decide import REJECT, Wishes, decide, explain
+    from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
+    from slurm_cmeta.policy import REJECT
     from slurm_cmeta.submission import read_image
+    from slurm_cmeta.words import explain
 
     nodes = source.Pending(settings, options.get("slurm-conf"))
     try:
-        report = read_image(options["image"], settings, quick_budget(SECONDS))
+        partition = options.get("partition", "")
+        report = read_image(options["image"], settings, quick_budget(SECONDS), partition)
         cluster = nodes.cluster(SECONDS)
     finally:
         nodes.cancel()
-    wishes = Wishes(options.get("constraint", ""), options.get("prefer", ""))
-    decision = decide(
-        options["image"],
-        report.requirements,
-        by_features(cluster.classes),
-        wishes,
-        on_mismatch=settings.on_mismatch,
-        unlisted_nodes=cluster.unlisted_nodes,
+    wishes = Wishes(
+        options.get("constraint", ""),
+        options.get("prefer", ""),
+        partition,
+        options.get("nodelist", ""),
+        options.get("exclude", ""),
+        options.get("memory") == "yes",
+        options.get("gpus") == "yes",
     )
+    policy = settings.policy(partition or cluster.default_partition or "")
+    decision = decide(options["image"], report.requirements, cluster, wishes, policy)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
     if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
         messages += explain(report.requirements, decision)
-    lines = _lines(
-        decision.verdict,
-        decision.action,
-        decision.constraint,
-        decision.prefer,
-        decision.exclude,
-        messages,
-    )
+    changes = {
+        "constraint": decision.constraint,
+        "prefer": decision.prefer,
+        "exclude": decision.exclude,
+        "memory": decision.memory,
+        "gres": decision.gres,
+    }
+    lines = _lines(decision.verdict, decision.action, changes, messages)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK
 
 
 def _lines(
     verdict: str,
     action: str,
-    constraint: str | None = None,
-    prefer: str | None = None,
-    exclude: str | None = None,
-    messages: list[str] | None = None,
+    changes: Mapping[str, object],
+    messages: list[str],
 ) -> list[str]:
     lines = [f"verdict {verdict}", f"action {action}"]
-    for key, value in (("constraint", constraint), ("prefer", prefer), ("exclude", exclude)):
-        if value is not None:
-            lines.append(f"{key} {value}")
-    lines += [f"message {clean(m, MAX_MESSAGE)}" for m in (messages or [])[:MAX_MESSAGES]]
+    lines += [f"{key} {value}" for key, value in changes.items() if value is not None]
+    lines += [f"message {clean(m, MAX_MESSAGE)}" for m in messages[:MAX_MESSAGES]]
     return lines
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import config
 from slurm_cmeta.cluster import source
-from slurm_cmeta.cluster.grouping import by_features
 from slurm_cmeta.compare import MISMATCH
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
@@ -50,6 +49,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "-C", "--constraint", default="", metavar="EXPR", help="the job's own --constraint"
     )
     parser.add_argument("--prefer", default="", metavar="EXPR", help="the job's own --prefer")
+    parser.add_argument(
+        "-p", "--partition", default="", metavar="NAME", help="the job's own --partition"
+    )
+    parser.add_argument(
+        "-w", "--nodelist", default="", metavar="LIST", help="the job's own --nodelist"
+    )
+    parser.add_argument(
+        "-x", "--exclude", default="", metavar="LIST", help="the job's own --exclude"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--slurm-conf",
@@ -69,16 +77,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the match and return the exit code."""
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
-    report = read_image(args.image, settings)
     cluster = _cluster(args, settings)
-    decision = decide(
-        args.image,
-        report.requirements,
-        by_features(cluster.classes),
-        Wishes(args.constraint, args.prefer),
-        on_mismatch=settings.on_mismatch,
-        unlisted_nodes=cluster.unlisted_nodes,
+    partition = args.partition or cluster.default_partition or ""
+    report = read_image(args.image, settings, partition=partition)
+    wishes = Wishes(
+        args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, True, True
     )
+    decision = decide(args.image, report.requirements, cluster, wishes, settings.policy(partition))
     for warning in [*report.warnings, *filter(None, [cluster.stale])]:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if args.json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slurm_cmeta import archs, config
 from slurm_cmeta.cluster import snapshot, source
 from slurm_cmeta.errors import EXIT_OK, UsageError
+from slurm_cmeta.nodefacts import NO_NAMES, SiteNames
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import spellings
 
@@ -83,15 +84,16 @@ def run(args: argparse.Namespace) -> int:
     """Print the node classes, or write the snapshot; returns the exit code."""
     if args.snapshot is not None and (args.archs or args.json):
         raise UsageError("--snapshot prints nothing: it goes with neither --archs nor --json")
-    cluster = _cluster(args)
+    settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
+    cluster = _cluster(args, settings)
     if cluster.stale:
         print(f"cmeta: warning: {cluster.stale}", file=sys.stderr)
     if args.snapshot is not None:
         snapshot.write(args.snapshot, cluster)
     elif args.archs and args.json:
-        print(json.dumps(archs_as_json(cluster), indent=2))
+        print(json.dumps(archs_as_json(cluster, settings.names), indent=2))
     elif args.archs:
-        _print_archs(cluster)
+        _print_archs(cluster, settings.names)
     elif args.json:
         sys.stdout.write(snapshot.render(cluster))
     else:
@@ -99,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _cluster(args: argparse.Namespace) -> Cluster:
-    settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
+def _cluster(args: argparse.Namespace, settings: config.Config) -> Cluster:
     if args.snapshot is not None and (
         args.from_snapshot
         or (settings.nodes_source == "snapshot" and not args.live and not args.slurm_conf)
@@ -115,9 +116,9 @@ def _cluster(args: argparse.Namespace) -> Cluster:
     return source.configured(settings)
 
 
-def archs_as_json(cluster: Cluster) -> dict[str, Any]:
+def archs_as_json(cluster: Cluster, names: SiteNames = NO_NAMES) -> dict[str, Any]:
     """Return the object of docs/schema/cmeta.archs-1.json."""
-    found = archs.read(cluster.classes)
+    found = archs.read(cluster.classes, names)
     return {
         "schema": ARCHS_SCHEMA,
         "time": None if cluster.time is None else snapshot.iso_time(cluster.time),
@@ -199,8 +200,8 @@ def _memory(memory: tuple[int, int] | None) -> str:
     return str(smallest) if smallest == largest else f"{smallest}-{largest}"
 
 
-def _print_archs(cluster: Cluster) -> None:
-    found = archs.read(cluster.classes)
+def _print_archs(cluster: Cluster, names: SiteNames) -> None:
+    found = archs.read(cluster.classes, names)
     rows: list[tuple[str, ...]] = [CPU_HEADS]
     rows += [(*_shown(_cpu(cpu).values()), *_on(on)) for cpu, on in found.cpus]
     _print(rows)
@@ -214,8 +215,8 @@ def _print_archs(cluster: Cluster) -> None:
     print(f"nodes from  {cluster.source}")
     if found.unknown.node_count:
         nodes = clean(found.unknown.nodes, MAX_NODES)
-        names = "node names" if found.unknown.node_count == 1 else "nodes name"
-        print(f"unknown     {found.unknown.node_count} {names} no single architecture: {nodes}")
+        say = "node names" if found.unknown.node_count == 1 else "nodes name"
+        print(f"unknown     {found.unknown.node_count} {say} no single architecture: {nodes}")
 
 
 def _shown(values: Iterable[str | None]) -> tuple[str, ...]:

@@ -54,6 +54,8 @@ class Cluster(NamedTuple):
     """When the classes were read from slurm.conf or the controller: seconds since 1970."""
     stale: str = ""
     """Why this may be out of date, in words for people; empty when it is not."""
+    changeable: bool = False
+    """True when a NodeFeatures plugin can change the features of nodes (NodeFeaturesPlugins)."""
 
     @property
     def default_partition(self) -> str | None:

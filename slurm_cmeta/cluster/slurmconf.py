@@ -157,6 +157,19 @@ def cluster_name(path: str) -> str | None:
     return _text(found).lower() if found else read(path).cluster_name
 
 
+def sets(path: str, key: str) -> bool:
+    """Tell whether a line of the file itself, no include, begins with this key and sets it.
+
+    Raises ClusterError as read().
+    """
+    wanted = key.lower().encode()
+    return any(
+        match[1].lower() == wanted
+        for _, text in _logical_lines(_Reader(path).first_file())
+        if text[:1] in (wanted[:1], wanted[:1].upper()) and (match := _PAIR.match(text))
+    )
+
+
 class _Words(dict[bytes, tuple[bytes, bytes]]):
     """KEY=VALUE -> (key in lower case, value), each word taken apart once: most lines repeat most.
 

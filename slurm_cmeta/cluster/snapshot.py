@@ -41,6 +41,7 @@ def render(cluster: Cluster) -> str:
         head["time"] = iso_time(cluster.time)
     head |= {"cluster": cluster.name, "source": cluster.source}
     head["unlisted_nodes"] = cluster.unlisted_nodes
+    head["changeable"] = cluster.changeable
     lines = [f"  {_json(key)}: {_json(value)}" for key, value in head.items()]
     if cluster.partitions is not None:
         rows = ",\n".join(f"    {_json(p._asdict())}" for p in cluster.partitions)
@@ -112,6 +113,7 @@ def read(
         name.lower() if name else None,
         written,
         f"{clean(path)}: {stale}" if stale else "",
+        value.get("changeable") is True,
     )
 
 

@@ -29,16 +29,10 @@ def find_slurm_conf(path: str | None = None) -> str:
     return DEFAULT_SLURM_CONF
 
 
-def from_slurm_conf(path: str | None = None, *, partitions: bool = True) -> Cluster:
-    """Return the node classes that slurm.conf states. Raises ClusterError.
-
-    Without `partitions` the classes are those of feature sets alone.
-    """
+def from_slurm_conf(path: str | None = None) -> Cluster:
+    """Return the node classes that slurm.conf states. Raises ClusterError."""
     conf = slurmconf.read(find_slurm_conf(path))
-    if partitions:
-        classes, known = confnodes.read(conf)
-    else:
-        classes, known = confnodes.by_features(conf), None
+    classes, known = confnodes.read(conf)
     count = sum(c.node_count for c in classes)
     return Cluster(
         tuple(classes),
@@ -47,6 +41,7 @@ def from_slurm_conf(path: str | None = None, *, partitions: bool = True) -> Clus
         known,
         conf.cluster_name,
         int(time.time()),
+        changeable=bool(conf.options.get("nodefeaturesplugins")),
     )
 
 
@@ -55,7 +50,7 @@ def from_controller(slurm_conf: str | None = None) -> Cluster:
     from slurm_cmeta.cluster import live
 
     cluster = live.from_controller(pyslurm=True, slurm_conf=slurm_conf)
-    return cluster._replace(name=cluster_name(slurm_conf))
+    return cluster._replace(name=cluster_name(slurm_conf), changeable=_changeable(slurm_conf))
 
 
 def from_snapshot(path: str, max_age: int, slurm_conf: str | None = None) -> Cluster:
@@ -83,8 +78,9 @@ class Pending:
         Raises ClusterError.
         """
         if self._question is not None:
-            return self._question.answer(deadline)
-        return configured(self._settings, self._slurm_conf, partitions=False)
+            cluster = self._question.answer(deadline)
+            return cluster._replace(changeable=_changeable(self._slurm_conf))
+        return configured(self._settings, self._slurm_conf)
 
     def cancel(self) -> None:
         """Ask no more."""
@@ -92,18 +88,21 @@ class Pending:
             self._question.cancel()
 
 
-def configured(
-    settings: Config, slurm_conf: str | None = None, *, partitions: bool = True
-) -> Cluster:
-    """Return the node classes from the source that the site configured. Raises ClusterError.
-
-    Without `partitions` slurm.conf is not asked for them, which costs less.
-    """
+def configured(settings: Config, slurm_conf: str | None = None) -> Cluster:
+    """Return the node classes from the source that the site configured. Raises ClusterError."""
     if settings.nodes_source == "live":
         return from_controller(slurm_conf)
     if settings.nodes_source == "snapshot":
         return from_snapshot(str(settings.nodes_snapshot), settings.nodes_max_age, slurm_conf)
-    return from_slurm_conf(slurm_conf, partitions=partitions)
+    return from_slurm_conf(slurm_conf)
+
+
+def _changeable(slurm_conf: str | None) -> bool:
+    """Tell whether slurm.conf names a NodeFeatures plugin, which the controller does not tell."""
+    try:
+        return slurmconf.sets(find_slurm_conf(slurm_conf), "NodeFeaturesPlugins")
+    except ClusterError:
+        return False
 
 
 def cluster_name(slurm_conf: str | None = None) -> str | None:

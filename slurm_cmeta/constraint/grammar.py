@@ -44,7 +44,8 @@ class Item(NamedTuple):
     operators: tuple[str, ...] = ()
     """`&` or `|` between the names, one less than there are names."""
     parentheses: bool = False
-    count: int | None = None
+    times: int | None = None
+    """So many nodes of the job; None where it is no count."""
 
     def allows(self, features: Collection[str]) -> bool:
         """Tell whether a node with these features satisfies the item."""
@@ -55,7 +56,7 @@ class Item(NamedTuple):
         text = _joined(self.names, self.operators)
         if self.parentheses:
             text = f"({text})"
-        return text if self.count is None else f"{text}*{self.count}"
+        return text if self.times is None else f"{text}*{self.times}"
 
 
 class Brackets(NamedTuple):
@@ -93,7 +94,7 @@ class Constraint(NamedTuple):
         slurmctld then filters no node at all (node_scheduler.c, valid_feature_counts): what stands
         beside the counts is not enforced, nor is anything on nodes beyond their sum.
         """
-        return any(item.count is not None for item in self._items())
+        return any(item.times is not None for item in self._items())
 
     @property
     def brackets(self) -> Brackets | None:
@@ -190,7 +191,7 @@ def _part(tokens: _Tokens) -> Item | Brackets:
         return _item(tokens)
     tokens.take()
     items, operators = _sequence(tokens, _item, "]")
-    counts = [item.count is not None for item in items]
+    counts = [item.times is not None for item in items]
     if len(items) > MAX_ALTERNATIVES:
         raise _NotUnderstood
     if all(counts) and "|" not in operators:
@@ -230,7 +231,7 @@ def _sound(constraint: Constraint) -> bool:
     brackets = [part for part in constraint.parts if isinstance(part, Brackets)]
     if len(brackets) > 1 or (brackets and not constraint.conjunction):
         return False
-    counted = [p for p in constraint.parts if isinstance(p, Item) and p.count is not None]
+    counted = [p for p in constraint.parts if isinstance(p, Item) and p.times is not None]
     return not counted or len(constraint.parts) == 1
 
 

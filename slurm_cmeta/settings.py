@@ -1,0 +1,145 @@
+"""The keys of cmeta.yaml: name, default, what a value may be, and what it is for."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from slurm_cmeta.requirement import KEYS
+
+PATH = "path"
+NUMBER = "number"
+PREFIX = "prefix"
+MAX_NUMBER = 2**31 - 1
+
+FEATURE = re.compile(r"[A-Za-z0-9_.=+:/@~%-]+")
+"""What a feature may be made of: none of Slurm's operators, no blank, no quote."""
+
+STRENGTHS = ("hard", "soft", "ignore")
+
+
+class Setting(NamedTuple):
+    """One key of cmeta.yaml."""
+
+    name: str
+    """Dotted path in the file: `strength.cpu` is the key `cpu` in the mapping `strength`."""
+    default: str | None
+    choices: tuple[str, ...]
+    """The values allowed; empty where `form` says what a value looks like."""
+    doc: str
+    form: str = ""
+    """`path`, an absolute path; `number`, a whole one that is not negative; `prefix`, the beginning
+    of a feature's name."""
+    several: bool = False
+    """Whether a list of choices is taken."""
+
+    @property
+    def expected(self) -> str:
+        """Return what a value must be, in words for people."""
+        if self.choices:
+            kind = "a list of" if self.several else "one of"
+            return f"{kind} {', '.join(self.choices)}"
+        if self.form == PREFIX:
+            return "the beginning of a feature's name"
+        return "an absolute path" if self.form == PATH else f"a whole number up to {MAX_NUMBER}"
+
+    def takes(self, value: str) -> bool:
+        """Tell whether `value` is allowed."""
+        if self.several:
+            return all(word in self.choices for word in value.split(",") if word)
+        if self.choices:
+            return value in self.choices
+        if self.form == PATH:
+            return value.startswith("/") and "\0" not in value
+        if self.form == PREFIX:
+            return FEATURE.fullmatch(value) is not None
+        return value.isascii() and value.isdigit() and int(value[:12]) <= MAX_NUMBER
+
+
+def _strength(key: str, doc: str) -> Setting:
+    return Setting(f"strength.{key}", None, STRENGTHS, doc)
+
+
+SETTINGS = (
+    Setting(
+        "on_mismatch",
+        "reject",
+        ("reject", "warn"),
+        "What becomes of a job that no node can run: refused at submit, or submitted unchanged "
+        "with a warning.",
+    ),
+    Setting(
+        "on_unknown",
+        "accept",
+        ("accept", "warn", "reject"),
+        "What becomes of a job where nothing that the image needs could be compared with the nodes.",
+    ),
+    Setting(
+        "on_error",
+        "accept",
+        ("accept", "reject"),
+        "What becomes of a job whose image or cluster cannot be read: submitted unchanged with a "
+        "warning, or refused at submit.",
+    ),
+    *(
+        _strength(key, f"How strongly the requirement `{key}` counts; by default by its evidence.")
+        for key in KEYS
+    ),
+    Setting(
+        "prefer.closest",
+        "yes",
+        ("yes", "no"),
+        "Whether the closest of the nodes that fit are preferred.",
+    ),
+    Setting(
+        "prefer.spare",
+        "gpu",
+        ("gpu", "memory", "scarce"),
+        "What is left to those who need it, by a preference for other nodes.",
+        several=True,
+    ),
+    Setting(
+        "memory_request",
+        "raise",
+        ("raise", "ignore"),
+        "What becomes of a job that asks for no memory, where the image's label does.",
+    ),
+    Setting(
+        "gpu_request",
+        "advise",
+        ("advise", "add", "ignore"),
+        "What becomes of a job that asks for no GPU, where the image needs one.",
+    ),
+    Setting(
+        "nodes.source",
+        "slurm.conf",
+        ("slurm.conf", "live", "snapshot"),
+        "Where a submission reads the node classes: slurm.conf, the controller (by sinfo), or a "
+        "snapshot file.",
+    ),
+    Setting("nodes.snapshot", None, (), "The snapshot file for nodes.source: snapshot.", PATH),
+    Setting(
+        "nodes.max_age",
+        "86400",
+        (),
+        "Seconds after which a snapshot is stale; 0 lets any age pass.",
+        NUMBER,
+    ),
+    Setting(
+        "feature_prefix",
+        None,
+        (),
+        "What cmeta-features writes before its names here (`prefix` of its drop-in files).",
+        PREFIX,
+    ),
+)
+
+KNOWN = {setting.name: setting for setting in SETTINGS}
+
+IN_PARTITIONS = {
+    setting.name: setting
+    for setting in SETTINGS
+    if setting.name.startswith(("strength.", "prefer."))
+    or setting.name in ("on_mismatch", "on_unknown", "memory_request", "gpu_request")
+}
+"""The settings that may differ by partition."""
