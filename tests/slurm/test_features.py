@@ -57,6 +57,7 @@ def command(
     cluster: Cluster, product: Product, tree: Path, *words: str, user: str | None = None
 ) -> CompletedProcess[str]:
     argv = [str(product.prefix / "bin/cmeta-features"), "--root", str(tree), *words]
+    argv += ["--state", str(cluster.conf_path.with_name("features"))] if "--apply" in words else []
     return cluster.run(argv, user=user)
 
 
