@@ -229,7 +229,12 @@ def test_jobs_go_where_both_the_user_and_the_image_allow(oracle: Oracle, case: i
         return
     ours = decision.constraint or wishes.constraint
     excluded = ("-x", decision.exclude) if decision.exclude else ()
-    assert oracle.nodes(ours, *where, *excluded) == by_user & fit, told
+    by_us, parsed = oracle.nodes(ours, *where, *excluded), parse(wishes.constraint)
+    if parsed is not None and parsed.counted:
+        # What a count allows on one node alone depends in slurmctld on the other nodes' names.
+        assert by_us <= fit, told
+        return
+    assert by_us == by_user & fit, told
     if decision.prefer:
         assert oracle.nodes(decision.prefer, *where, *excluded) <= by_user & fit, told
     if case % 10 == 0:
