@@ -7,7 +7,7 @@ import os
 import sys
 
 from slurm_cmeta import __version__
-from slurm_cmeta.cli import inspect, match, nodes, why
+from slurm_cmeta.cli import check_config, inspect, match, nodes, why
 from slurm_cmeta.errors import EXIT_OK, CmetaError
 from slurm_cmeta.text import clean
 
@@ -18,6 +18,7 @@ examples:
   cmeta why img.sif n3           why it runs on n3, or does not
   cmeta why 1234                 what holds the pending job 1234 back
   cmeta nodes                    what the cluster's nodes are
+  cmeta check-config             what the site has set, and mistakes in it
   sbatch --container=img.sif job.sh     what it is all for
 """
 
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     match.add_parser(subparsers)
     why.add_parser(subparsers)
     nodes.add_parser(subparsers)
+    check_config.add_parser(subparsers)
     return top
 
 
