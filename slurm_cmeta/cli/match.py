@@ -77,7 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the match and return the exit code."""
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
-    cluster = _cluster(args, settings)
+    cluster = chosen_cluster(args, settings)
     partition = args.partition or cluster.default_partition or ""
     report = read_image(args.image, settings, partition=partition)
     wishes = Wishes(
@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_NO_NODE if decision.verdict == MISMATCH else EXIT_OK
 
 
-def _cluster(args: argparse.Namespace, settings: config.Config) -> Cluster:
+def chosen_cluster(args: argparse.Namespace, settings: config.Config) -> Cluster:
+    """Return the cluster from where --slurm-conf, --live or --snapshot say. Raises ClusterError."""
     if args.live:
         return source.from_controller()
     if args.snapshot:

@@ -53,6 +53,14 @@ def from_controller(slurm_conf: str | None = None) -> Cluster:
     return cluster._replace(name=cluster_name(slurm_conf), changeable=_changeable(slurm_conf))
 
 
+def from_controller_by_state() -> Cluster:
+    """Return the same by sinfo, each class with nodes in one state only. Raises ClusterError."""
+    from slurm_cmeta.cluster import live
+
+    cluster = live.parse_by_state(live.Question().output())
+    return cluster._replace(name=cluster_name(), changeable=_changeable(None))
+
+
 def from_snapshot(path: str, max_age: int, slurm_conf: str | None = None) -> Cluster:
     """Return the node classes of a snapshot of this cluster. Raises ClusterError."""
     from slurm_cmeta.cluster import snapshot
