@@ -18,6 +18,7 @@ from cluster import Cluster, Node
 from slurm_cmeta import match
 from slurm_cmeta.cluster import Cluster as Known
 from slurm_cmeta.cluster import NodeClass, Partition
+from slurm_cmeta.compare import MATCH
 from slurm_cmeta.constraint.addition import add
 from slurm_cmeta.constraint.grammar import parse
 from slurm_cmeta.constraint.select import Expression
@@ -220,7 +221,7 @@ def test_jobs_go_where_both_the_user_and_the_image_allow(oracle: Oracle, case: i
     )
     known = Known(classes, False, "a test", (Partition("all", True), Partition("half")))
     decision = decide("/i/img.sif", requirements, known, wishes)
-    fit = {c.nodes for c in classes if match.judge(requirements, c).verdict == match.MATCH}
+    fit = {c.nodes for c in classes if match.judge(requirements, c).verdict == MATCH}
     where = ("-p", wishes.partitions) if wishes.partitions else ()
     by_user = oracle.nodes(wishes.constraint, *where)
     told = f"{wishes} {[(r.key, r.value) for r in requirements]} {features} {decision[:5]}"
