@@ -25,7 +25,7 @@ from slurm_cmeta.constraint.select import Expression
 from slurm_cmeta.decide import Wishes, decide
 from slurm_cmeta.requirement import KEYS, Requirement
 
-CASES = int(os.environ.get("CASES", "60"))
+CASES = int(os.environ.get("CASES", "100"))
 SEED = int(os.environ.get("SEED", "1"))
 
 NODES = {
