@@ -127,6 +127,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
     from slurm_cmeta.policy import REJECT
+    from slurm_cmeta.requirement import from_facts
     from slurm_cmeta.submission import read_image
     from slurm_cmeta.words import explain
 
@@ -146,13 +147,16 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         options.get("memory") == "yes",
         options.get("gpus") == "yes",
     )
-    policy = settings.policy(partition or cluster.default_partition or "")
-    decision = decide(options["image"], report.requirements, cluster, wishes, policy)
+    own = cluster.partition_of(partition)
+    requirements = report.requirements
+    if own != partition:
+        requirements = from_facts(report.facts, settings.strengths(own))
+    decision = decide(options["image"], requirements, cluster, wishes, settings.policy(own))
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
     if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
-        messages += explain(report.requirements, decision)
+        messages += explain(requirements, decision)
     changes = {
         "constraint": decision.constraint,
         "prefer": decision.prefer,

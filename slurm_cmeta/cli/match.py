@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the match and return the exit code."""
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
     cluster = chosen_cluster(args, settings)
-    partition = args.partition or cluster.default_partition or ""
+    partition = cluster.partition_of(args.partition)
     report = read_image(args.image, settings, partition=partition)
     wishes = Wishes(
         args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, False, True

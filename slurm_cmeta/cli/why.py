@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 def _node(args: argparse.Namespace) -> int:
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
     cluster = chosen_cluster(args, settings)
-    partition = args.partition or cluster.default_partition or ""
+    partition = cluster.partition_of(args.partition)
     report = read_image(args.what, settings, partition=partition)
     answer = why.node(
         *(args.node, report.requirements, cluster, settings.names),
@@ -209,7 +209,7 @@ def _job(args: argparse.Namespace) -> int:
                 print(f"{chr(10) if number else ''}job         {_title(one)}")
                 print("container   none: slurm-cmeta has no part in it")
             continue
-        partition = one.partition or cluster.default_partition or ""
+        partition = cluster.partition_of(one.partition)
         report = read_image(one.container, settings, partition=partition)
         _warn(report.warnings)
         answer = why.job(one, report.path, report.requirements, cluster, settings.names)

@@ -254,6 +254,15 @@ def test_nodes_of_other_partitions_are_no_reason_to_accept() -> None:
     assert outcome(at_site(ARM, partitions="arm"))[:3] == ("match", "accept", None)
 
 
+def test_where_a_filter_may_choose_the_partition_all_of_them_count() -> None:
+    """A job_submit plugin may send the job to `arm`: it is slurmctld's to say no."""
+    routed = SITE._replace(routed=True)
+    decision = decide("/i/img.sif", [ARM], routed, Wishes())
+    assert outcome(decision)[:3] == ("match", "accept", "aarch64")
+    decision = decide("/i/img.sif", [ARM], routed, Wishes(partitions="all"))
+    assert outcome(decision)[:2] == ("mismatch", "reject")
+
+
 def test_nodes_of_other_partitions_are_no_reason_to_narrow() -> None:
     assert outcome(at_site(V3_NEED, partitions="gpu"))[2] is None
     assert outcome(at_site(V3_NEED))[2] == "x86_64_v3"
