@@ -8,8 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from slurm_cmeta import config, nearest, why, words
-from slurm_cmeta.cli import why_json
-from slurm_cmeta.cli.match import chosen_cluster
+from slurm_cmeta.cli import options, why_json
 from slurm_cmeta.cli.why_json import SCHEMA
 from slurm_cmeta.cluster import job, source
 from slurm_cmeta.compare import MISMATCH, UNCHECKED
@@ -58,24 +57,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("what", metavar="IMAGE|JOBID", help="the image file, or a job's number")
     parser.add_argument("node", metavar="NODE", nargs="?", help="the node's name")
-    parser.add_argument(
-        "-C", "--constraint", default="", metavar="EXPR", help="the job's own --constraint"
-    )
-    parser.add_argument(
-        "-p", "--partition", default="", metavar="NAME", help="the job's own --partition"
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--slurm-conf",
-        metavar="FILE",
-        help="read the node from this slurm.conf (default: as cmeta.yaml says; without it, "
-        "$SLURM_CONF, or Slurm's own)",
-    )
-    where.add_argument("--live", action="store_true", help="ask the controller, by sinfo")
-    where.add_argument("--snapshot", metavar="FILE", help="read the node from a snapshot file")
-    parser.add_argument(
-        "--config", metavar="FILE", help="cmeta.yaml (default: the one beside slurm.conf)"
-    )
+    options.add_job(parser)
+    options.add_source(parser)
     parser.add_argument("--json", action="store_true", help=f"print JSON (schema {SCHEMA})")
     parser.set_defaults(run=run)
 
@@ -89,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             f"{clean(args.what)!r} is no job's number; for an image, name a node: "
             "cmeta why IMAGE NODE (cmeta match IMAGE shows all nodes)"
         )
-    if args.constraint or args.partition or args.slurm_conf or args.snapshot:
+    if args.constraint or args.partition or args.slurm_conf or args.from_snapshot:
         raise UsageError(
             "a job has its own constraint and partition, and the controller knows it: "
             "only --config and --json go with JOBID"
@@ -99,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _node(args: argparse.Namespace) -> int:
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
-    cluster = chosen_cluster(args, settings)
+    cluster = options.chosen_cluster(args, settings)
     partition = cluster.partition_of(args.partition)
     report = read_image(args.what, settings, partition=partition)
     answer = why.node(

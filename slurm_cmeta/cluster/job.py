@@ -9,17 +9,17 @@ job, and nothing else.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import NamedTuple
 
+from slurm_cmeta.cluster import scontrol
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.text import clean
 
 DEADLINE = 10.0
 """Seconds that scontrol may take."""
 
-COMMAND = ("scontrol", "--oneliner", "show", "job")
+COMMAND = ("--oneliner", "show", "job")
 
 IDENTIFIER = re.compile(r"[0-9]{1,10}(?:_[0-9]{1,10}|\+[0-9]{1,10})?")
 """`12`, a task of an array `12_3`, a component of a heterogeneous job `12+1`."""
@@ -79,34 +79,13 @@ def read(identifier: str, deadline: float = DEADLINE) -> list[Job]:
 
     Raises ClusterError where there is no such job, or no answer within `deadline` seconds.
     """
-    import subprocess
-
-    environment = {k: v for k, v in os.environ.items() if k != "SLURM_CLUSTERS"}
     try:
-        done = subprocess.run(
-            [*COMMAND, identifier],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            timeout=deadline,
-            check=False,
-            env=environment,
-        )
-    except FileNotFoundError:
-        raise ClusterError("scontrol is not in PATH, and it alone knows jobs") from None
-    except OSError as error:
-        raise ClusterError(f"scontrol cannot be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise ClusterError(f"scontrol gave no answer in {deadline:g} seconds") from None
-    if done.returncode:
-        said = done.stderr + done.stdout
-        if "Invalid job id" in said or "not found" in said:
-            raise ClusterError(unknown(identifier))
-        reason = said.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ClusterError(f"scontrol failed: {clean(reason[0])}")
-    jobs = parse(done.stdout)
+        output = scontrol.run(*COMMAND, identifier, deadline=deadline)
+    except scontrol.RefusedError as error:
+        if "Invalid job id" in str(error) or "not found" in str(error):
+            raise ClusterError(unknown(identifier)) from None
+        raise
+    jobs = parse(output)
     if not jobs:
         raise ClusterError(unknown(identifier))
     return jobs
