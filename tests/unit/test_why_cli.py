@@ -397,9 +397,9 @@ def test_a_job_without_container(tmp_path: Path, slurm: dict[str, str]) -> None:
         ("slurm_load_jobs error: Invalid job id specified", "Slurm knows no such job"),
         (
             "slurm_load_jobs error: Unable to contact slurm controller",
-            "scontrol failed: slurm_load",
+            "scontrol show job 9999 failed: slurm_load",
         ),
-        ("", "scontrol failed: exit status 1"),
+        ("", "scontrol show job 9999 failed: exit status 1"),
     ],
 )
 def test_no_such_job(tmp_path: Path, slurm: dict[str, str], said: str, message: str) -> None:
