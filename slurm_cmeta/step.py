@@ -1,4 +1,4 @@
-"""A step inside an allocation: its nodes are chosen already, so there is nothing to add, only to say.
+"""A step inside an allocation: its nodes are chosen already, so there is nothing to add.
 
 Pure function.
 """

@@ -112,7 +112,9 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
         return _fault(str(error), on_error, step), error.exit_code
     except Exception as error:
         # A mistake of ours must not cost the job: the plugin reads no traceback, but this.
-        return _fault(f"internal error: {type(error).__name__}: {error}", on_error, step), EXIT_IMAGE
+        return _fault(
+            f"internal error: {type(error).__name__}: {error}", on_error, step
+        ), EXIT_IMAGE
 
 
 def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
