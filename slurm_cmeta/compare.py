@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.nodefacts import UNSAID_ARCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -87,18 +88,41 @@ def _cpu(_: str, value: str, facts: NodeFacts) -> Answer:
     wanted = vocabulary.cpu(value)
     if wanted is None or len(facts.families) > 1:
         return Answer(UNCHECKED, None)
-    has = ", ".join(sorted(most_specific(facts.cpus))) or None
+    shown = most_specific(facts.cpus)
+    has = ", ".join(sorted(shown)) or None
     if any(cpu.runs(wanted) for cpu in facts.cpus):
         return Answer(MATCH, has)
-    if facts.complete:
-        return Answer(MISMATCH, has)
     if not facts.families:
-        return Answer(UNCHECKED, None)
+        return _not_said(facts)
     if wanted.family not in facts.families:
         return Answer(MISMATCH, has or ", ".join(facts.families))
-    if any(not cpu.generic for cpu in facts.cpus):
-        return Answer(MISMATCH, has)
+    named = all((cpu := vocabulary.cpu(name)) is not None and not cpu.generic for name in shown)
+    if named and shown:
+        later = any((more := vocabulary.may_be_more(n)) and more.runs(wanted) for n in shown)
+        return Answer(UNCHECKED if later and not facts.complete else MISMATCH, has)
+    if facts.complete:  # a machine without a name: a hypervisor hides some of its flags
+        return Answer(MATCH if _has_all_flags(wanted, facts) else MISMATCH, has)
     return Answer(_against_levels(wanted, facts.cpus), has)
+
+
+def _has_all_flags(wanted: vocabulary.Cpu, facts: NodeFacts) -> bool:
+    """Tell whether nodes have every flag that a program built for this CPU can be made of."""
+    from slurm_cmeta.vocabulary import cpu_flags
+
+    needed = cpu_flags.surely_has(wanted.name) & vocabulary.emitted_flags()
+    return bool(needed) and needed <= _flags(facts)
+
+
+def _flags(facts: NodeFacts) -> set[str]:
+    """Return the flags that nodes are known to have.
+
+    cmeta-features publishes those that archspec does not list (`isa=sha_ni` beside `zen2`), so that
+    a list which is complete needs no table of them: a hypervisor may hide them.
+    """
+    from slurm_cmeta.vocabulary import cpu_flags
+
+    flags_of = cpu_flags.flags_of if facts.complete else cpu_flags.surely_has
+    return {flag for cpu in facts.cpus for flag in flags_of(cpu.name)} | set(facts.said("isa"))
 
 
 def _against_levels(wanted: vocabulary.Cpu, levels: Sequence[vocabulary.Cpu]) -> str:
@@ -138,17 +162,31 @@ def _isa(_: str, value: str, facts: NodeFacts) -> Answer:
         return Answer(_all(a.verdict for a in answers), answers[0].has)
     if not facts.families or len(facts.families) > 1:
         return _not_said(facts) if not facts.families else Answer(UNCHECKED, None)
-    has: set[str] = set(facts.said("isa"))
-    for cpu in facts.cpus:
-        has |= cpu_flags.surely_has(cpu.name)
     (family,) = facts.families
-    missing = [flag for flag in wanted if not cpu_flags.has_flag(flag, frozenset(has), family)]
-    shown = ", ".join(sorted(most_specific(facts.cpus))) or None
+    has = frozenset(_flags(facts))
+    missing = [flag for flag in wanted if not cpu_flags.has_flag(flag, has, family)]
+    names = most_specific(facts.cpus)
+    shown = ", ".join(sorted(names)) or None
     if not missing:
         return Answer(MATCH, shown)
-    if facts.complete or any(not cpu.generic for cpu in facts.cpus):
-        return Answer(MISMATCH, f"{shown or family} without {' '.join(missing)}")
-    return Answer(UNCHECKED, shown)
+    if facts.complete:
+        unsure = all(_not_listed_yet(flag, facts) for flag in missing)
+    else:
+        later = [more for name in names if (more := vocabulary.may_be_more(name))]
+        unsure = any(set(missing) <= cpu_flags.surely_has(more.name) for more in later)
+        unsure = unsure or all(cpu.generic for cpu in facts.cpus)
+    if unsure:
+        return Answer(UNCHECKED, shown)
+    return Answer(MISMATCH, f"{shown or family} without {' '.join(missing)}")
+
+
+def _not_listed_yet(flag: str, facts: NodeFacts) -> bool:
+    """Tell whether the node's kernel is too old to list this flag in /proc/cpuinfo."""
+    from slurm_cmeta.vocabulary import cpu_flags
+
+    since = cpu_flags.listed_since(flag)
+    kernels = [number for text in facts.said("kernel") if (number := _numbers(text)) is not None]
+    return since is not None and (not kernels or min(kernels)[:2] < since)
 
 
 def _gpu(_: str, value: str, facts: NodeFacts) -> Answer:
@@ -165,26 +203,31 @@ def _gpu_arch(operator: str, value: str, facts: NodeFacts) -> Answer:
     anything from XY on (CUDA C++ Programming Guide, "Compute Capabilities", "Binary" and "PTX
     Compatibility"); a gfx target on itself only (LLVM AMDGPUUsage).
     """
-    said = facts.said("gpu.arch")
-    if not said:
-        vendors = facts.said("gpu")
-        other = "amd" if value.startswith("gfx") else "nvidia"
-        if vendors and other not in vendors:
-            return Answer(MISMATCH, ", ".join(vendors))
+    vendor = "amd" if value.startswith("gfx") else "nvidia"
+    said = [gpu for gpu in facts.said("gpu.arch") if gpu.startswith("gfx") == (vendor == "amd")]
+    has = ", ".join(said or facts.said("gpu")) or None
+    if any(_gpu_runs(operator, value, gpu) for gpu in said):
+        return Answer(MATCH, has)
+    if vendor in facts.said(UNSAID_ARCH):
+        return Answer(UNCHECKED, has)
+    if not said and vendor in facts.said("gpu"):
+        return Answer(MISMATCH if facts.complete else UNCHECKED, has)
+    if not facts.said("gpu"):
         return Answer(MISMATCH, "no GPU") if facts.complete else Answer(UNCHECKED, None)
-    runs = any(_gpu_runs(operator, value, gpu) for gpu in said)
-    return Answer(MATCH if runs else MISMATCH, ", ".join(said))
+    return Answer(MISMATCH, has)
 
 
 def _gpu_runs(operator: str, code: str, gpu: str) -> bool:
-    if code.startswith("gfx") or gpu.startswith("gfx"):
+    from slurm_cmeta.vocabulary import gpus
+
+    if code.startswith("gfx"):
         return code == gpu
     kind, _, wanted = code.partition("_")
     suffix = wanted.lstrip("0123456789")
     number, has = int(wanted.removesuffix(suffix) or 0), _number(gpu)
     if kind == "compute" and not suffix:
         return _compare(operator, (has,), (number,))
-    if suffix == "a":
+    if suffix == "a" or gpus.is_tegra(number) or gpus.is_tegra(has):
         return has == number
     return has // 10 == number // 10 and has >= number
 
@@ -212,16 +255,18 @@ def _version(key: str, what: str, vendor: str = "") -> Callable[[str, str, NodeF
 
 
 def _against(operator: str, wanted: str, has: str, key: str) -> str:
-    """Compare versions; `6.1` against `6.1.5` cannot be told, except where two numbers are all."""
+    """Compare versions; `6.1` against `6.1.5` cannot be told. Of CUDA two numbers are all."""
     ours, theirs = _numbers(has), _numbers(wanted)
     if ours is None or theirs is None:
         return UNCHECKED
     if key == "cuda":
-        ours, theirs = ours[:2], theirs[:2]
+        theirs = theirs[:2]
+        if len(ours) >= 2:
+            ours = ours[:2]
     size = max(len(ours), len(theirs))
     padded = theirs + (0,) * (size - len(theirs))
     short = len(ours) < size and ours == theirs[: len(ours)] and any(theirs[len(ours) :])
-    if short and key != "cuda":
+    if short:
         return UNCHECKED
     return MATCH if _compare(operator, ours + (0,) * (size - len(ours)), padded) else MISMATCH
 
@@ -279,11 +324,9 @@ def _runtime(_: str, value: str, facts: NodeFacts) -> Answer:
 
 
 def _mpi(_: str, value: str, facts: NodeFacts) -> Answer:
-    """Compare ABI families. A module may offer another one, so that `cmeta=1` proves nothing."""
+    """Compare ABI families. A module may offer another one: none is ever absent for certain."""
     said = facts.said("mpi")
-    if not said:
-        return Answer(UNCHECKED, None)
-    return Answer(MATCH if value in said else MISMATCH, ", ".join(said))
+    return Answer(MATCH if value in said else UNCHECKED, ", ".join(said) or None)
 
 
 _CHECKS: dict[str, Callable[[str, str, NodeFacts], Answer]] = {

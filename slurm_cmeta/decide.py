@@ -255,7 +255,8 @@ def _prefer(
     if closest is None:
         return None
     names = tuple(dict.fromkeys((*addition.expression.names, *closest.names)))
-    whole = Expression(names, closest.group or addition.expression.group)
+    whole = Expression((), closest.group or addition.expression.group).without(names)
+    whole = whole._replace(names=names)
     text = add(user, whole, changeable=changeable)
     return text if text is not None and len(text) <= MAX_EXPRESSION else None
 

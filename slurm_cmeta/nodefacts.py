@@ -15,6 +15,8 @@ from slurm_cmeta import vocabulary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from slurm_cmeta.vocabulary.gpus import GpuModel
+
 COMPLETE_FEATURE = "cmeta=1"
 """A node that carries it says: what is not listed here, this node has not."""
 
@@ -25,6 +27,9 @@ NETWORKS = frozenset(("infiniband", "roce", "omnipath", "slingshot", "efa", "iwa
 
 MAX_REMEMBERED = 100_000
 """Features whose meaning is remembered; a cluster has some hundred."""
+
+UNSAID_ARCH = "gpu.unsaid"
+"""In place of a key: a vendor of whose GPUs here one has an architecture that nothing tells."""
 
 _MODEL = "model"
 """In place of a key: a name that is a GPU's beside a feature that tells of such a GPU."""
@@ -37,7 +42,14 @@ _PLAIN = frozenset(
 )
 """Keys whose values are taken as they are written."""
 
-_TARGET = re.compile(r"(?:sm_?|cc|compute_|gfx|accel/)[0-9a-z/.]+")
+_TARGET = re.compile(r"(?:sm_|compute_|gfx|accel/)[0-9a-z/.]+")
+_SHORT_TARGET = re.compile(r"(?:sm|cc)[0-9]{2,3}")
+"""`cc80` may be a GPU's capability or a cabinet: it counts beside a feature that tells of a GPU."""
+
+_FLAGS = {"avx": "avx", "avx2": "avx2", "avx512": "avx512f", "avx512f": "avx512f"}
+"""Bare names of instruction sets, as sites write them."""
+
+_GRES_GPU = re.compile(r"gpu(?::([A-Za-z0-9_.-]+))?(?::[0-9]+)?(?:\(.*)?")
 _SIZE = re.compile(r"([0-9]{1,12})([kmgt]?)b?")
 _KIB = {"": 0, "k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}
 
@@ -103,10 +115,13 @@ _meanings: dict[str, _Meaning] = {}
 """What was looked up: the classes of a cluster have most of their features in common."""
 
 
-def read(features: Iterable[str], names: SiteNames = NO_NAMES) -> NodeFacts:
-    """Return what the features of a node say."""
+def read(
+    features: Iterable[str], names: SiteNames = NO_NAMES, gres: Iterable[str] = ()
+) -> NodeFacts:
+    """Return what the features of a node say, and its Gres (`gpu:a100:4`)."""
     listed = names.explained(features)
-    meanings = [_meaning(feature) for feature in listed]
+    types = _gpu_types(gres)
+    meanings = [_meaning(feature) for feature in [*listed, *(f"gpu={t}" for t in types if t)]]
     families = {m.family for m in meanings if m.family and not m.ambiguous}
     counted = [m for m in meanings if not m.ambiguous or m.family in families]
     cpus = tuple(m.cpu for m in counted if m.cpu is not None)
@@ -115,7 +130,7 @@ def read(features: Iterable[str], names: SiteNames = NO_NAMES) -> NodeFacts:
         for key, value in meaning.said:
             if key != _MODEL:
                 values.setdefault(key, {})[value] = None
-    if "gpu" in values:
+    if "gpu" in values or types:
         for meaning in meanings:
             for key, value in meaning.said:
                 if key == _MODEL:
@@ -126,6 +141,12 @@ def read(features: Iterable[str], names: SiteNames = NO_NAMES) -> NodeFacts:
             values["page"] = {str(size): None}
     known = {key: tuple(found) for key, found in values.items()}
     return NodeFacts(frozenset(families), cpus, COMPLETE_FEATURE in listed, known)
+
+
+def _gpu_types(gres: Iterable[str]) -> list[str]:
+    """Return the types of the GPUs in Gres, an empty one for `gpu:4`."""
+    items = [item for text in gres for item in re.split(r",(?![^(]*\))", text)]
+    return [found[1] or "" for item in items if (found := _GRES_GPU.fullmatch(item.strip()))]
 
 
 def _meaning(feature: str) -> _Meaning:
@@ -143,8 +164,8 @@ def _meaning(feature: str) -> _Meaning:
     return meaning
 
 
-def _said(feature: str) -> Iterable[tuple[str, str]]:
-    """Yield requirement key and value of all that a feature says, _MODEL for what may be one."""
+def _said(feature: str) -> list[tuple[str, str]]:
+    """Return requirement key and value of all that a feature says, _MODEL for what may be one."""
     key, equals, value = feature.partition("=")
     if equals:
         return _value(key.lower(), value.lower())
@@ -153,9 +174,11 @@ def _said(feature: str) -> Iterable[tuple[str, str]]:
         return [("gpu", VENDORS[name])]
     if name in NETWORKS:
         return [("network", name)]
+    if name in _FLAGS:
+        return [("isa", _FLAGS[name])]
     if _TARGET.fullmatch(name):
         return _target(name)
-    return _model(name)
+    return [(_MODEL, name)] if _SHORT_TARGET.fullmatch(name) else _model(name)
 
 
 def _value(key: str, value: str) -> list[tuple[str, str]]:
@@ -166,7 +189,7 @@ def _value(key: str, value: str) -> list[tuple[str, str]]:
     if key in ("sm", "cc"):
         return _target(f"sm_{value.replace('.', '')}")
     if key == "gpu":
-        return [("gpu", value)] if value in VENDORS.values() else list(_model(value))
+        return [("gpu", value)] if value in VENDORS.values() else _certain_model(value)
     if key == "gpu.arch":
         return _target(value)
     size = _SIZE.fullmatch(value)
@@ -178,33 +201,51 @@ def _value(key: str, value: str) -> list[tuple[str, str]]:
     return []
 
 
+def _certain_model(name: str) -> list[tuple[str, str]]:
+    """Return what a name says that is a GPU's for certain (`gpu=t4`, a type in Gres)."""
+    from slurm_cmeta.vocabulary import gpus
+
+    model = gpus.model(name)
+    return _model_says(model) if model is not None else []
+
+
 def _target(name: str) -> list[tuple[str, str]]:
+    """Return what a GPU's architecture says; nothing where there is no such one."""
     from slurm_cmeta.evidence.gpu_target import target, vendor_of
+    from slurm_cmeta.vocabulary import gpus
 
-    found = target(name)
-    if not found:
+    found = target(name).replace("compute_", "sm_")
+    if not found or (found.startswith("sm_") and not gpus.is_capability(found)):
         return []
-    return [("gpu", vendor_of(found)), ("gpu.arch", found.replace("compute_", "sm_"))]
+    return [("gpu", vendor_of(found)), ("gpu.arch", found)]
 
 
-def _model(name: str) -> Iterable[tuple[str, str]]:
+def _model(name: str) -> list[tuple[str, str]]:
     from slurm_cmeta.vocabulary import gpus
 
     model = gpus.model(name)
     if model is None:
-        return
+        return []
     if gpus.is_ambiguous_feature(name):
-        yield _MODEL, name
-        return
-    yield "gpu", model.vendor
-    if model.arch:
-        yield "gpu.arch", model.arch
+        return [(_MODEL, name)]
+    return _model_says(model)
+
+
+def _model_says(model: GpuModel) -> list[tuple[str, str]]:
+    architecture = ("gpu.arch", model.arch) if model.arch else (UNSAID_ARCH, model.vendor)
+    return [("gpu", model.vendor), architecture]
 
 
 def _add_model(name: str, values: dict[str, dict[str, None]]) -> None:
-    """Take a name that could mean something else, beside a feature that tells of such a GPU."""
+    """Take a name that could mean something else, beside what tells of such a GPU."""
     from slurm_cmeta.vocabulary import gpus
 
-    model = gpus.model(name)
-    if model is not None and model.vendor in values["gpu"] and model.arch:
-        values.setdefault("gpu.arch", {})[model.arch] = None
+    if _SHORT_TARGET.fullmatch(name):
+        said = _target(name)
+    else:
+        model = gpus.model(name)
+        said = _model_says(model) if model is not None else []
+    vendors = values.get("gpu", {})
+    if said and (not vendors or said[0][1] in vendors):
+        for key, value in said:
+            values.setdefault(key, {})[value] = None

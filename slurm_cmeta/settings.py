@@ -72,7 +72,7 @@ SETTINGS = (
         "on_unknown",
         "accept",
         ("accept", "warn", "reject"),
-        "What becomes of a job where nothing that the image needs could be compared with the nodes.",
+        "What becomes of a job where nothing that the image needs could be compared.",
     ),
     Setting(
         "on_error",

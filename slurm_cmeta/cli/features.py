@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from slurm_cmeta import __version__
 from slurm_cmeta.errors import EXIT_OK, ClusterError, CmetaError, UsageError
-from slurm_cmeta.node import features, probes, render, site
+from slurm_cmeta.node import features, owned, probes, render, site
 from slurm_cmeta.node.host import Host, HostError
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
 from slurm_cmeta.text import clean
@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
         help="give the node these features in the running cluster, by scontrol",
     )
     top.add_argument(
+        "--state",
+        default=owned.STATE,
+        metavar="FILE",
+        help="with --apply: where to remember what was put on the node, and is its own "
+        f"(default: {owned.STATE})",
+    )
+    top.add_argument(
         "--dry-run", action="store_true", help="with --apply: only show what would change"
     )
     return top
@@ -114,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         reason = next((u.reason for u in found.unknown if u.key == "arch"), "")
         raise ClusterError(f"not even the architecture of this host can be told: {reason}")
     if args.apply:
-        return _apply(node, names, found, wishes, dry_run=args.dry_run)
+        return _apply(node, names, found, wishes, args.state, dry_run=args.dry_run)
     sys.stdout.write(render.FORMATS[args.format](node, names, found))
     return EXIT_OK
 
@@ -126,7 +133,10 @@ def _node_name(host: Host) -> str:
         except HostError:
             name = "localhost"
     else:
-        name = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        given = os.environ.get("SLURMD_NODENAME")
+        if given:
+            return given
+        name = os.uname().nodename
     return name.strip().split(".")[0]
 
 
@@ -145,19 +155,29 @@ def _complain(found: Found, verbose: bool) -> None:
         )
 
 
-def _apply(node: str, names: list[str], found: Found, wishes: Site, *, dry_run: bool) -> int:
+def _apply(
+    node: str, names: list[str], found: Found, wishes: Site, state: str, *, dry_run: bool
+) -> int:
     from slurm_cmeta.node import apply
 
+    before = owned.remembered(state, node)
     planned = apply.plan(
         apply.show(node),
         names,
         unknown={u.key for u in found.unknown},
+        remembered=before,
         written_by_hand=apply.written_by_hand(node),
         original=wishes.original,
     )
     _show_plan(node, planned)
-    if planned.changes and not dry_run:
-        apply.write(node, planned)
+    if dry_run:
+        return EXIT_OK
+    trouble = [apply.write(node, planned) if planned.changes else ""]
+    mine = apply.ours(planned, before)
+    if before is None or set(mine) != before:
+        trouble.append(owned.remember(state, node, mine))
+    for text in filter(None, trouble):
+        print(f"cmeta: warning: {clean(text, 2000)}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -170,7 +190,7 @@ def _show_plan(node: str, planned: Plan) -> None:
     for name in planned.kept:
         print(
             f"cmeta: warning: {clean(name)} stays on {node}: this host does not confirm it, but "
-            "slurm.conf gives it, or it could not be told now",
+            "somebody else has put it there, or it could not be told now",
             file=sys.stderr,
         )
 

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     partition = args.partition or cluster.default_partition or ""
     report = read_image(args.image, settings, partition=partition)
     wishes = Wishes(
-        args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, True, True
+        args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, False, True
     )
     decision = decide(args.image, report.requirements, cluster, wishes, settings.policy(partition))
     for warning in [*report.warnings, *filter(None, [cluster.stale])]:
@@ -111,6 +111,7 @@ def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:
         "constraint": decision.constraint,
         "prefer": decision.prefer,
         "exclude": decision.exclude,
+        "memory": decision.memory,
         "user_constraint": args.constraint or None,
         "classes": [
             {
@@ -167,6 +168,8 @@ def _print_table(
         print(f"prefer      {clean(decision.prefer, 2000)}")
     if decision.exclude:
         print(f"exclude     {clean(decision.exclude, 2000)}")
+    if decision.memory is not None:
+        print(f"memory      {decision.memory} MiB, where the job asks for none")
     if silent:
         shown = ", ".join(f"{r.key} {clean(r.needs, 60)}" for r in silent)
         print(f"unchecked   {shown}: no node says anything of it")

@@ -19,8 +19,9 @@ from slurm_cmeta.text import clean
 DEADLINE = 10.0
 """Seconds that sinfo may take."""
 
-COMMAND = ("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%P|%T|%m|%G|%f")
-"""The features come last: they alone may hold a `|`."""
+COMMAND = ("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%P|%T|%m|%G|%b")
+"""The features come last: they alone may hold a `|`. They are the active ones, by which slurmctld
+places jobs."""
 
 _FIELDS = 7
 _STATE_FLAGS = "*~#!%$@^-+"

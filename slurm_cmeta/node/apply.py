@@ -41,7 +41,8 @@ class Plan(NamedTuple):
     added: tuple[str, ...]
     removed: tuple[str, ...]
     kept: tuple[str, ...]
-    """Names of our vocabulary that this host does not confirm, and that stay all the same."""
+    """Names of our vocabulary that this host does not confirm, and that stay: somebody else's, or
+    what could not be told now."""
 
     @property
     def changes(self) -> bool:
@@ -54,27 +55,31 @@ def plan(
     wanted: Sequence[str],
     *,
     unknown: Collection[str] = (),
-    written_by_hand: Collection[str] | None = (),
+    remembered: Collection[str] | None = None,
+    written_by_hand: Collection[str] = (),
     original: Callable[[str], str | None] = lambda name: name,
 ) -> Plan:
     """Return what has to change so that the node has the features `wanted`.
 
-    `unknown` are the keys of facts that the probes could not tell: what a node already says of them
-    stays. `written_by_hand` are the features that slurm.conf gives the node, None where nobody
-    knows: a bare name among them is the admin's, and stays. `original` gives the name that our
-    vocabulary has for a published one, None where it is none of ours.
+    `unknown` are the keys of facts that the probes could not tell: what we said of them stays.
+    `remembered` are the names that we have put there before, None where nobody remembers: then only
+    values in our form are ours. `written_by_hand` are the features that slurm.conf gives the node;
+    a bare name among them is the admin's. `original` gives the name that our vocabulary has for a
+    published one, None where it is none of ours.
     """
     target = set(wanted)
     removed, kept = [], []
     for name in dict.fromkeys((*node.available, *node.active)):
         if name in target:
             continue
-        ours = original(name)
-        key = owned.fact_key(ours) if ours is not None else None
-        if ours is None or key is None:
-            continue
-        by_hand = written_by_hand is None or name in written_by_hand
-        if key in unknown or (by_hand and not owned.is_value(ours)):
+        ours = original(name) or name
+        key = owned.fact_key(ours)
+        value = owned.is_value(ours) and original(name) is not None
+        by_hand = name in written_by_hand and not value
+        if by_hand or not (value if remembered is None else value or name in remembered):
+            if key is not None and original(name) is not None:
+                kept.append(name)
+        elif key is not None and key in unknown:
             kept.append(name)
         else:
             removed.append(name)
@@ -84,6 +89,13 @@ def plan(
     )
     added = tuple(n for n in wanted if n not in node.available or n not in node.active)
     return Plan(node, after, added, tuple(removed), tuple(kept))
+
+
+def ours(planned: Plan, remembered: Collection[str] | None) -> list[str]:
+    """Return the names to remember: what we have put on the node, now or before."""
+    before = set(remembered or ())
+    there = set(planned.after.available)
+    return [n for n in there if n in before or n in planned.added]
 
 
 def _merged(
@@ -102,9 +114,13 @@ def show(name: str) -> Node:
     return Node(_listed(found[1]), _listed(found[2]))
 
 
-def write(name: str, plan: Plan) -> None:
-    """Write the planned features, and see that slurmctld has taken them. Raises ClusterError."""
-    if not plan.after.available:
+def write(name: str, plan: Plan) -> str:
+    """Write the planned features, and see that slurmctld has taken them. Raises ClusterError.
+
+    Returns what is left to be said: where a NodeFeatures plugin is configured, slurmctld keeps
+    removed names active until it is reconfigured (seen in 22.05, 24.11 and 26.05).
+    """
+    if not plan.after.available or (plan.before.active and not plan.after.active):
         raise ClusterError("refusing to write an empty list of features")
     if show(name) != plan.before:
         raise ClusterError(f"the features of {clean(name)} were just changed by another; try again")
@@ -115,22 +131,30 @@ def write(name: str, plan: Plan) -> None:
         f"ActiveFeatures={','.join(plan.after.active)}",
     )
     now = show(name)
-    if set(now.available) != set(plan.after.available) or set(now.active) != set(plan.after.active):
+    left = set(now.active) - set(plan.after.active)
+    missing = set(plan.after.active) - set(now.active)
+    if missing or not left <= set(plan.removed) or set(now.available) != set(plan.after.available):
         raise ClusterError(
             f"slurmctld took the features of {clean(name)}, but shows "
             f"{clean(','.join(now.active))!r} afterwards"
         )
+    if not left:
+        return ""
+    return (
+        f"{clean(','.join(sorted(left)))} stays active on {clean(name)}: a NodeFeatures plugin is "
+        "configured; `scontrol reconfigure` clears it"
+    )
 
 
-def written_by_hand(name: str) -> tuple[str, ...] | None:
-    """Return the features that slurm.conf gives the node, None where it cannot be read."""
+def written_by_hand(name: str) -> tuple[str, ...]:
+    """Return the features that slurm.conf gives the node; none where it cannot be read."""
     try:
         conf = slurmconf.read(find_slurm_conf())
         for line in conf.nodes:
             if name in hostlist.expand(line.nodes):
                 return line.features
     except ClusterError:
-        return None
+        pass
     return ()
 
 
@@ -159,5 +183,6 @@ def _scontrol(*arguments: str) -> str:
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         reason = said[0] if said else f"exit status {done.returncode}"
-        raise ClusterError(f"scontrol {arguments[0].lstrip('-')} failed: {clean(reason)}")
+        verb = next(word for word in arguments if not word.startswith("-"))
+        raise ClusterError(f"scontrol {verb} failed: {clean(reason)}")
     return done.stdout

@@ -80,7 +80,7 @@ def _flags(found: Found) -> Iterator[Feature]:
     """The flags that no name implies, where a program can be made of their instructions."""
     implied: set[str] = set()
     for name in _cpu_names(found):
-        implied |= cpu_flags.surely_has(name)
+        implied |= cpu_flags.flags_of(name)
     flags = set((found.value("isa") or "").split())
     for flag in sorted((flags & vocabulary.emitted_flags()) - implied):
         yield Feature(f"isa={flag}", "isa")

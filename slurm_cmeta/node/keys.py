@@ -34,7 +34,7 @@ KEYS = {
     "cpu.model": Key("model, as the kernel names it", _TEXT),
     "isa": Key("all flags of the CPU, in archspec's spelling, separated by blanks", _WORDS),
     "page": Key("page size in bytes", _COUNT + "[0-9]*"),
-    "kernel": Key("release of the kernel", _TEXT),
+    "kernel": Key("release of the kernel", r"[0-9]+(\.[0-9]+)+[!-~]{0,150}"),
     "glibc": Key("version of glibc; `none` where the C library is another one", _VERSION),
     "libc": Key("C library and its version", _TEXT),
     "memory": Key("memory in MiB", r"[0-9]{1,12}"),

@@ -12,15 +12,18 @@ Each file `*.conf`, in the order of the names, is read line by line; `#` begins 
 from __future__ import annotations
 
 import os
+import stat
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
+from slurm_cmeta import vocabulary
 from slurm_cmeta.errors import ConfigError
-from slurm_cmeta.node import Found, NodeFact
+from slurm_cmeta.node import NONE, Found, NodeFact
 from slurm_cmeta.node.features import DECISIVE, NAME, Feature
 from slurm_cmeta.node.keys import KEYS
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
 from slurm_cmeta.text import clean
+from slurm_cmeta.vocabulary import cpu_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,12 +83,14 @@ def _read_file(path: str, site: Site) -> Site:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError(f"{clean(path)}: no regular file")
             text = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{clean(path)}: {error.strerror}") from None
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{clean(path)}: larger than {MAX_BYTES} bytes")
-    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(text.decode("utf-8", "replace").split("\n"), 1):
         words = line.split("#")[0].split(None, 1)
         if not words:
             continue
@@ -150,12 +155,45 @@ _LINES: dict[str, Callable[[Site, str, str], Site]] = {
 
 def with_facts(found: Found, site: Site) -> Found:
     """Return what was found, with the admin's facts in place of the probes' of the same keys."""
-    keys = {fact.key for fact in site.facts}
+    given = {fact.key for fact in site.facts}
+    keys = given | {key for fact in site.facts for key in _FOLLOW.get(fact.key, ())}
     result = Found()
     result.facts = [f for f in found.facts if f.key not in keys] + list(site.facts)
     result.unknown = [u for u in found.unknown if u.key not in keys]
     result.warnings = list(found.warnings)
+    for fact in site.facts:
+        _follow(fact, given, result)
     return result
+
+
+_FOLLOW = {
+    "arch": ("cpu", "cpu.level", "cpu.ancestors", "isa"),
+    "cpu": ("cpu.level", "cpu.ancestors", "isa"),
+    "nvidia.count": ("nvidia.arch", "driver", "cuda"),
+    "amd.count": ("amd.arch", "rocm"),
+    "intel.count": (),
+}
+"""What the probes found of these does not hold any more where an admin states the key."""
+
+
+def _follow(fact: NodeFact, given: set[str], result: Found) -> None:
+    """Add what follows from a stated fact, and say what nothing tells then."""
+    derived: dict[str, str] = {}
+    cpu = vocabulary.cpu(fact.value) if fact.key == "cpu" else None
+    if cpu is not None:
+        derived["cpu.ancestors"] = " ".join(sorted(cpu.ancestors)) or NONE
+        levels = [n for n in (cpu.name, *cpu.ancestors) if (c := vocabulary.cpu(n)) and c.generic]
+        derived["cpu.level"] = max(levels, key=lambda n: len(cpu_flags.lineage(n)))
+        derived["isa"] = " ".join(sorted(cpu_flags.surely_has(cpu.name))) or NONE
+    elif fact.value == NONE:
+        derived = dict.fromkeys(_FOLLOW.get(fact.key, ()), NONE)
+    for key in _FOLLOW.get(fact.key, ()):
+        if key in given:
+            continue
+        if key in derived:
+            result.fact(key, derived[key], fact.source)
+        else:
+            result.cannot_tell(key, f"{fact.source} states {fact.key} only")
 
 
 def with_names(features: Iterable[Feature], site: Site) -> list[Feature]:

@@ -162,7 +162,15 @@ def feature_target(feature: str) -> str | None:
     """
     if "/" in feature or len(feature) > MAX_NAME:
         return None
-    return _single_target(feature.lower())
+    name = feature.lower()
+    meant: dict[str, str | None] = load("cpu_aliases")["as_feature"]
+    return meant[name] if name in meant else _single_target(name)
+
+
+def may_be_more(name: str) -> Cpu | None:
+    """Return the later machine that a node of this name may be as well, None for most names."""
+    later: str | None = load("cpu_aliases")["may_be_more"].get(name)
+    return cpu(later) if later else None
 
 
 def is_ambiguous_feature(feature: str) -> bool:

@@ -165,3 +165,7 @@ def _shown(flags: Iterable[str]) -> frozenset[str]:
     """Add what Linux does not list: SSSE3 implies SSE3 (archspec's Microarchitecture)."""
     found = frozenset(flags)
     return found | {"sse3"} if "ssse3" in found else found
+
+
+def listed_since(flag: str) -> tuple[int, int] | None:
+    return {"amx_tile": (5, 16), "avx_vnni": (5, 12), "sha512": (999, 0)}.get(flag)

@@ -154,3 +154,39 @@ def _load() -> None:
         for number in entry["pci"]:
             _numbers[known.vendor, number] = known
     _models.update(models)
+
+
+def is_capability(name: str) -> bool:
+    return int("".join(c for c in name if c.isdigit())) in {
+        20,
+        21,
+        30,
+        32,
+        35,
+        37,
+        50,
+        52,
+        53,
+        60,
+        61,
+        62,
+        70,
+        72,
+        75,
+        80,
+        86,
+        87,
+        88,
+        89,
+        90,
+        100,
+        101,
+        103,
+        110,
+        120,
+        121,
+    }
+
+
+def is_tegra(number: int) -> bool:
+    return number in {32, 53, 62, 72, 87, 101, 110}

@@ -15,9 +15,14 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, Node
 
+from slurm_cmeta import match
+from slurm_cmeta.cluster import Cluster as Known
+from slurm_cmeta.cluster import NodeClass, Partition
 from slurm_cmeta.constraint.addition import add
 from slurm_cmeta.constraint.grammar import parse
 from slurm_cmeta.constraint.select import Expression
+from slurm_cmeta.decide import Wishes, decide
+from slurm_cmeta.requirement import KEYS, Requirement
 
 CASES = int(os.environ.get("CASES", "60"))
 SEED = int(os.environ.get("SEED", "1"))
@@ -32,6 +37,9 @@ NODES = {
     "p7": "d",
     "p8": "a,b,c,d,x,y,p",
 }
+HALF = ("p1", "p2", "p3", "p4")
+"""The nodes of the second partition."""
+
 NAMES = sorted({name for features in NODES.values() for name in features.split(",")})
 
 
@@ -46,6 +54,7 @@ def oracle(place: Path) -> Iterator[Oracle]:
         address = f"NodeAddr=127.0.0.1 NodeHostname={name}"
         conf.append(f"NodeName={name} {address} CPUs=4 Features={features} State=CLOUD")
     conf.append("PartitionName=all Nodes=ALL Default=YES State=UP")
+    conf.append(f"PartitionName=half Nodes={','.join(HALF)} State=UP")
     with Cluster(place / "o", [Node("n1", "d")], conf=conf) as cluster:
         yield Oracle(cluster)
 
@@ -61,6 +70,15 @@ class Oracle:
         wanted = ["-C", expression] if expression else []
         argv = ["sbatch", "--begin=now+1hour", "--parsable", *wanted, *words, "--wrap", "true"]
         return self.cluster.run(argv).returncode == 0
+
+    def set_features(self, features: dict[str, list[str]]) -> None:
+        """Give the nodes other features."""
+        for node, listed in features.items():
+            text = ",".join(listed)
+            self.cluster.run(
+                ["scontrol", "update", f"NodeName={node}", f"AvailableFeatures={text}",
+                 f"ActiveFeatures={text}"]
+            )  # fmt: skip
 
     def nodes(self, expression: str, *words: str) -> set[str]:
         """Return the nodes on which such a job may run."""
@@ -137,3 +155,83 @@ def test_what_we_leave_alone_is_odd(oracle: Oracle, text: str) -> None:
     if not oracle.takes(text):
         assert parse(text) is None or "nobody" in text
     oracle.cluster.run(["scancel", "--user=root"])
+
+
+# --- whole decisions, on clusters of all kinds ----------------------------------------------------
+
+POOL = (
+    *("x86_64", "x86_64,x86_64_v2,x86_64_v3,zen,zen2", "x86_64,x86_64_v3,zen3", "zen4", "icelake"),
+    *("aarch64", "aarch64,neoverse_v1", "haswell", "skylake", "x86_64_v2", "ppc64le,power9le", ""),
+)
+EXTRA = (
+    *("nvidia,sm=80,cuda=12.2,driver=535.54", "a100", "v100", "mi250x", "cuda=11.8,nvidia", ""),
+    *("kernel=4.18", "kernel=6.1,glibc=2.36", "cmeta=1", "infiniband", "mpi=openmpi", ""),
+)
+OWN = ("a", "b", "c", "x", "bigmem", "rack1")
+NEEDS = (
+    *(("arch", "x86_64"), ("arch", "aarch64"), ("cpu", "x86_64_v3"), ("cpu", "zen3")),
+    *(("cpu", "haswell"), ("gpu", "nvidia"), ("gpu", "amd"), ("gpu.arch", "sm_80")),
+    *(("cuda", "12.0"), ("driver", "530"), ("kernel", "5.4"), ("isa", "avx2 fma")),
+    *(("isa", "avx512f"), ("mpi", "openmpi"), ("page", "4096")),
+)
+SOFT = frozenset(("mpi", "glibc"))
+
+
+def some_features(chance: random.Random) -> list[str]:
+    own = [name for name in OWN if chance.random() < 0.35]
+    text = ",".join([chance.choice(POOL), chance.choice(EXTRA), chance.choice(EXTRA), *own])
+    return list(dict.fromkeys(filter(None, text.split(",")))) or ["plain"]
+
+
+def needs(chance: random.Random) -> list[Requirement]:
+    picked = dict(chance.sample(NEEDS, chance.randint(1, 3)))
+    return [
+        Requirement(k, KEYS[k], v, "soft" if k in SOFT else "hard", "observed", "a test")
+        for k, v in picked.items()
+    ]
+
+
+def user_expression(chance: random.Random, names: list[str]) -> str:
+    """Return what a user may write, with names that there are; counts and nonsense, too."""
+    form = chance.random()
+    if form < 0.35:
+        return ""
+    one, two, three = (chance.choice(names) for _ in range(3))
+    return chance.choice(
+        [one, f"{one}&{two}", f"{one},{two}", f"{one}|{two}", f"({one}|{two})&{three}",
+         f"({one}&{two})|{three}", f"{one}|{two}&{three}", f"[{one}|{two}]",
+         f"[{one}|{two}]&{three}",
+         f"{one}*1", f"[{one}*1&{two}*1]", f"({one}){two}"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(CASES))
+def test_jobs_go_where_both_the_user_and_the_image_allow(oracle: Oracle, case: int) -> None:
+    """Slurm itself says where the user's expression allows the job, and where ours does."""
+    chance = random.Random(f"decision {SEED}.{case}")  # noqa: S311 - reproducible
+    features = {node: some_features(chance) for node in NODES}
+    oracle.set_features(features)
+    names = sorted({name for listed in features.values() for name in listed})
+    wishes = Wishes(user_expression(chance, names), partitions=chance.choice(("", "half")))
+    requirements = needs(chance)
+    classes = tuple(
+        NodeClass(node, 1, tuple(listed), ("all", "half") if node in HALF else ("all",))
+        for node, listed in features.items()
+    )
+    known = Known(classes, False, "a test", (Partition("all", True), Partition("half")))
+    decision = decide("/i/img.sif", requirements, known, wishes)
+    fit = {c.nodes for c in classes if match.judge(requirements, c).verdict == match.MATCH}
+    where = ("-p", wishes.partitions) if wishes.partitions else ()
+    by_user = oracle.nodes(wishes.constraint, *where)
+    told = f"{wishes} {[(r.key, r.value) for r in requirements]} {features} {decision[:5]}"
+    if decision.action == "reject":
+        assert not by_user & fit, told
+        return
+    ours = decision.constraint or wishes.constraint
+    excluded = ("-x", decision.exclude) if decision.exclude else ()
+    assert oracle.nodes(ours, *where, *excluded) == by_user & fit, told
+    if decision.prefer:
+        assert oracle.nodes(decision.prefer, *where, *excluded) <= by_user & fit, told
+    if case % 10 == 0:
+        again = decide("/i/img.sif", requirements, known, wishes)
+        assert again == decision  # the same cluster always gives the same

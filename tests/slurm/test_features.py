@@ -57,6 +57,7 @@ def command(
     cluster: Cluster, product: Product, tree: Path, *words: str, user: str | None = None
 ) -> CompletedProcess[str]:
     argv = [str(product.prefix / "bin/cmeta-features"), "--root", str(tree), *words]
+    argv += ["--state", str(cluster.conf_path.with_name("features"))] if "--apply" in words else []
     return cluster.run(argv, user=user)
 
 
@@ -211,3 +212,25 @@ def test_the_formats_agree(product: Product, printed: Cluster, trees: dict[str, 
     value = json.loads(command(printed, product, trees["icelake"], "--format", "json").stdout)
     listed = command(printed, product, trees["icelake"], "--format", "list").stdout.split()
     assert value["features"] == listed
+
+
+def test_with_a_node_features_plugin_what_stays_active_is_said(
+    place: Path, product: Product, trees: dict[str, Path]
+) -> None:
+    """slurmctld itself keeps removed names active then, until it reads its configuration again."""
+    conf = ["NodeFeaturesPlugins=node_features/helpers"]
+    cluster = Cluster(place / "h", [Node("n1", FOREIGN)], conf=conf)
+    cluster.conf_path.parent.mkdir(parents=True, exist_ok=True)
+    helper = cluster.conf_path.with_name("helpers.conf")
+    helper.write_text("Feature=turbo Helper=/bin/true\n")
+    with cluster:
+        done = command(cluster, product, trees["zen3"], "--apply", "--node", "n1")
+        assert done.returncode == 0, done.stderr
+        assert features(cluster, "n1")[1] >= {"zen3", "bigmem"}
+        done = command(cluster, product, trees["arm"], "--apply", "--node", "n1")
+        assert done.returncode == 0, done.stderr
+        available, active = features(cluster, "n1")
+        assert "zen3" not in available
+        assert active >= {"neoverse_v1", "bigmem"}
+        if "zen3" in active:
+            assert "a NodeFeatures plugin is configured; `scontrol reconfigure`" in done.stderr

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from slurm_cmeta.cluster import NodeClass
-from slurm_cmeta.decide import Decision, Wishes, decide, explain
+from slurm_cmeta.cluster import Cluster, NodeClass, Partition
+from slurm_cmeta.decide import Decision, Wishes, decide
+from slurm_cmeta.policy import Policy
 from slurm_cmeta.requirement import KEYS, Requirement
+from slurm_cmeta.words import explain
 
 V2 = "x86_64,x86_64_v2"
 V3, V4 = f"{V2},x86_64_v3", f"{V2},x86_64_v3,x86_64_v4"
@@ -41,13 +45,13 @@ def run(
     on_mismatch: str = "reject",
     unlisted_nodes: bool = False,
 ) -> Decision:
+    nodes = tuple(classes(CLUSTER if cluster is None else cluster))
     return decide(
         "/images/img.sif",
         requirements,
-        classes(CLUSTER if cluster is None else cluster),
+        Cluster(nodes, unlisted_nodes, "a test"),
         Wishes(constraint, prefer),
-        on_mismatch=on_mismatch,
-        unlisted_nodes=unlisted_nodes,
+        Policy(on_mismatch=on_mismatch, spare=()),
     )
 
 
@@ -114,11 +118,33 @@ def test_a_constraint_that_slurm_will_refuse_is_left_to_slurm() -> None:
     assert run(ARM, constraint="typo").constraint == "typo&aarch64"
 
 
-@pytest.mark.parametrize("own", ["[zen2|neoverse_v1]", "ib*2", "(ib|zen2)&aarch64", "a b"])
-def test_forms_that_cannot_carry_more_get_an_exclude_list(own: str) -> None:
+@pytest.mark.parametrize(
+    ("own", "note"),
+    [
+        ("ib*2", "the job's own expression cannot carry it"),
+        ("[ib*1&zen2*1]", "the job's own expression cannot carry it"),
+        ("a b", "the job's own expression is kept as it is"),
+        ("(ib)zen2", "the job's own expression is kept as it is"),
+    ],
+)
+def test_forms_that_cannot_carry_more_get_an_exclude_list(own: str, note: str) -> None:
     decision = run(ARM, constraint=own)
     assert outcome(decision) == ("match", "accept", None, None, "old[1-2],new[1-3],top1")
-    assert "own expression is kept" in decision.messages[0]
+    assert note in decision.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "constraint"),
+    [
+        ("[zen2|neoverse_v1]", "[zen2|neoverse_v1]&aarch64"),
+        ("(ib|zen2)&aarch64", None),  # it demands it already
+        ("ib|zen2", "(ib|zen2)&aarch64"),
+        ("(ib&zen4)|neoverse_v1", "(ib&zen4)|neoverse_v1&aarch64"),
+    ],
+)
+def test_other_forms_carry_it(own: str, constraint: str | None) -> None:
+    unfit = None
+    assert outcome(run(ARM, constraint=own))[2:] == (constraint, None, unfit)
 
 
 def test_nodes_that_no_expression_tells_apart_are_excluded() -> None:
@@ -170,7 +196,7 @@ def test_the_users_own_preference_is_kept_and_made_safe() -> None:
 
 
 def test_a_preference_that_cannot_carry_more_gets_an_exclude_list() -> None:
-    decision = run(ARM, prefer="[ib|zen2]")
+    decision = run(ARM, prefer="ib*2")
     assert outcome(decision)[2:] == (None, None, "old[1-2],new[1-3],top1")
 
 
@@ -192,6 +218,207 @@ def test_explain_names_every_requirement_and_every_class() -> None:
 
 def test_hostile_names_reach_no_message() -> None:
     bad = Requirement("arch", "=", "ppc64le", "hard", "declared", "label a\x1b[2J\nx")
-    decision = decide("/images/a\nb\x1b.sif", [bad], classes(CLUSTER), Wishes())
+    cluster = Cluster(tuple(classes(CLUSTER)), False, "a test")
+    decision = decide("/images/a\nb\x1b.sif", [bad], cluster, Wishes())
     assert all(m.isprintable() for m in decision.messages)
     assert all(line.isprintable() for line in explain([bad], decision))
+
+
+# --- partitions, and what the user names or excludes --------------------------------------------
+
+SITE = Cluster(
+    (
+        NodeClass("old[1-2]", 2, ("x86_64", "ivybridge"), ("all", "debug")),
+        NodeClass("new[1-3]", 3, ("x86_64", "x86_64_v3", "zen2"), ("all",)),
+        NodeClass("gpu1", 1, ("x86_64", "x86_64_v3", "zen2", "a100"), ("all", "gpu")),
+        NodeClass("arm[1-2]", 2, ("aarch64", "neoverse_v1"), ("arm",)),
+    ),
+    False,
+    "a test",
+    (Partition("all", True), Partition("debug"), Partition("gpu"), Partition("arm")),
+)
+
+
+def at_site(*requirements: Requirement, policy: Policy | None = None, **wishes: Any) -> Decision:
+    return decide("/i/img.sif", requirements, SITE, Wishes(**wishes), policy)
+
+
+V3_NEED = need("cpu", "x86_64_v3")
+
+
+def test_nodes_of_other_partitions_are_no_reason_to_accept() -> None:
+    decision = at_site(ARM)  # the default partition has no aarch64
+    assert outcome(decision)[:2] == ("mismatch", "reject")
+    assert "none of those 6 nodes in partition all can run it" in decision.messages[0]
+    assert outcome(at_site(ARM, partitions="arm"))[:3] == ("match", "accept", None)
+
+
+def test_nodes_of_other_partitions_are_no_reason_to_narrow() -> None:
+    assert outcome(at_site(V3_NEED, partitions="gpu"))[2] is None
+    assert outcome(at_site(V3_NEED))[2] == "x86_64_v3"
+
+
+def test_a_job_in_several_partitions_may_go_to_any_of_them() -> None:
+    assert outcome(at_site(ARM, partitions="debug,arm"))[:3] == ("match", "accept", "aarch64")
+
+
+def test_an_unknown_partition_is_left_to_slurm() -> None:
+    assert outcome(at_site(ARM, partitions="typo"))[:3] == ("match", "accept", "aarch64")
+
+
+def test_excluded_nodes_do_not_count() -> None:
+    decision = at_site(V3_NEED, exclude="new[1-3],gpu1")
+    assert outcome(decision)[:2] == ("mismatch", "reject")
+    assert "those 2 nodes in partition all and outside of --exclude" in decision.messages[0]
+    assert outcome(at_site(V3_NEED, exclude="new2"))[:3] == ("match", "accept", "x86_64_v3")
+    assert outcome(at_site(V3_NEED, exclude="old[1-2]"))[2] is None
+
+
+def test_a_node_that_the_user_demands_has_to_fit() -> None:
+    decision = at_site(V3_NEED, nodelist="new1,old2")
+    assert outcome(decision)[:2] == ("mismatch", "reject")
+    assert "a node that --nodelist names cannot run it: old2 has ivybridge" in decision.messages[0]
+    assert outcome(at_site(V3_NEED, nodelist="new[1-2]"))[:2] == ("match", "accept")
+
+
+@pytest.mark.parametrize("text", ["/home/a/nodes.txt", "n[1-", "no-such-node", ","])
+def test_a_node_list_that_is_none_limits_nothing(text: str) -> None:
+    assert outcome(at_site(V3_NEED, nodelist=text, exclude=text))[:3] == (
+        *("match", "accept", "x86_64_v3"),
+    )
+
+
+# --- what is preferred ---------------------------------------------------------------------------
+
+
+def test_an_image_that_needs_no_gpu_leaves_them_to_others() -> None:
+    cluster = {"c[1-4]": "x86_64,cpuonly", "g1": "x86_64,nvidia,a100"}
+    nodes = Cluster(tuple(classes(cluster)), False, "a test")
+    decision = decide("/i/img.sif", [X86], nodes, Wishes())
+    assert decision.prefer == "cpuonly"
+    assert decision.messages == ('img.sif needs no special node: prefer "cpuonly"',)
+    assert decide("/i/img.sif", [X86], nodes, Wishes(), Policy(spare=())).prefer is None
+    assert decide("/i/img.sif", [X86], nodes, Wishes(prefer="g1")).prefer is None
+    assert decide("/i/img.sif", [need("gpu", "nvidia")], nodes, Wishes()).prefer is None
+
+
+def test_large_and_scarce_nodes_are_spared_where_the_site_wants_it() -> None:
+    nodes = (
+        NodeClass("c[1-40]", 40, ("x86_64", "common"), memory=(256_000, 256_000)),
+        NodeClass("big[1-40]", 40, ("x86_64", "bigmem"), memory=(1_024_000, 1_024_000)),
+        NodeClass("rare1", 1, ("x86_64", "rare"), memory=(256_000, 256_000)),
+    )
+    cluster = Cluster(nodes, False, "a test")
+
+    def preferred(*spare: str) -> str | None:
+        return decide("/i/img.sif", [X86], cluster, Wishes(), Policy(spare=spare)).prefer
+
+    assert preferred() is None
+    assert preferred("memory") == "(rare|common)"
+    assert preferred("memory", "scarce") == "common"
+    large = [X86, need("memory", "500000", "soft")]
+    assert decide("/i/img.sif", large, cluster, Wishes(), Policy()).prefer == "bigmem"
+
+
+def test_an_image_built_for_a_machine_prefers_it_among_its_successors() -> None:
+    cluster = {"a[1-2]": "x86_64,zen3", "b1": "x86_64,zen4", "c1": "x86_64,haswell"}
+    decision = run(need("cpu", "zen3"), cluster=cluster)
+    assert decision.constraint == "(zen3|zen4)"
+    assert decision.prefer == "zen3"
+    cluster["b1"] = "x86_64,zen,zen2,zen3,zen4"
+    cluster["a[1-2]"] = "x86_64,zen,zen2,zen3"
+    decision = run(need("cpu", "zen3"), cluster=cluster)
+    assert (decision.constraint, decision.prefer) == ("zen3", None)  # Slurm has no NOT
+
+
+def test_a_level_is_no_machine_to_prefer() -> None:
+    cluster = {"a1": "x86_64_v3", "b1": "x86_64_v4", "c1": "x86_64_v2"}
+    assert run(need("cpu", "x86_64_v3"), cluster=cluster).prefer is None
+
+
+def test_no_preference_where_the_site_wants_none() -> None:
+    nodes = Cluster(tuple(classes(CLUSTER)), False, "a test")
+    wish = [need("cpu", "zen4", "soft")]
+    assert decide("/i/img.sif", wish, nodes, Wishes()).prefer == "zen4"
+    assert decide("/i/img.sif", wish, nodes, Wishes(), Policy(prefer=False)).prefer is None
+
+
+# --- memory and GPUs ------------------------------------------------------------------------------
+
+MEMORY = need("memory", "64000", "soft")
+
+
+def test_memory_that_the_image_asks_for_is_asked_of_slurm() -> None:
+    decision = run(MEMORY)
+    assert decision.memory == 64000
+    assert "img.sif asks for memory (a test): --mem=64000M" in decision.messages
+    nodes = Cluster(tuple(classes(CLUSTER)), False, "a test")
+    assert decide("/i/img.sif", [MEMORY], nodes, Wishes(memory=True)).memory is None
+    assert decide("/i/img.sif", [MEMORY], nodes, Wishes(), Policy(memory="ignore")).memory is None
+
+
+def test_who_asks_for_no_gpu_is_advised_or_given_one() -> None:
+    cluster = Cluster((NodeClass("g1", 1, ("nvidia",)),), False, "a test")
+    gpu = [need("gpu", "nvidia")]
+
+    def done(wishes: Wishes = Wishes(), **policy: str) -> tuple[str | None, tuple[str, ...]]:  # noqa: B008
+        decision = decide("/i/img.sif", gpu, cluster, wishes, Policy(**policy))  # type: ignore[arg-type]
+        return decision.gres, decision.messages
+
+    advice = "img.sif needs a GPU (a test), and the job asks for none: --gpus=1"
+    assert done() == (None, (advice,))
+    assert done(gpu_request="ignore") == (None, ())
+    assert done(gpu_request="add") == ("gpu:1", ("img.sif needs a GPU: --gres=gpu:1",))
+    assert done(Wishes(gpus=True), gpu_request="add") == (None, ())
+
+
+# --- what nothing tells ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "action", "message"),
+    [
+        ("accept", "accept", ()),
+        ("warn", "accept", ("warning: nothing that img.sif needs could be compared",)),
+        ("reject", "reject", ("error: nothing that img.sif needs could be compared",)),
+    ],
+)
+def test_where_nothing_could_be_compared_the_site_decides(
+    policy: str, action: str, message: tuple[str, ...]
+) -> None:
+    cluster = Cluster((NodeClass("n1", 1, ("bigmem",)),), False, "a test")
+    decision = decide("/i/img.sif", [ARM], cluster, Wishes(), Policy(on_unknown=policy))
+    assert (decision.verdict, decision.action) == ("unknown", action)
+    assert len(decision.messages) == len(message)
+    assert all(m.startswith(wanted) for m, wanted in zip(decision.messages, message, strict=True))
+
+
+def test_with_a_node_features_plugin_nothing_but_a_plain_and_is_written() -> None:
+    cluster = Cluster(tuple(classes(CLUSTER)), False, "a test", changeable=True)
+    assert decide("/i/i.sif", [ARM], cluster, Wishes("ib")).constraint == "ib&aarch64"
+    decision = decide("/i/i.sif", [ARM], cluster, Wishes("ib|zen2"))
+    assert (decision.constraint, decision.exclude) == (None, "old[1-2],new[1-3],top1")
+    decision = decide("/i/i.sif", [ARM], cluster, Wishes("cache"))  # a feature to be set by reboot
+    assert decision.constraint == "cache&aarch64"
+
+
+def test_an_exclude_list_that_is_too_long_becomes_a_wider_expression(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("slurm_cmeta.decide.MAX_EXCLUDE", 5)
+    cluster = {"a1": "good", "b1": "good,x86_64", "c[1-2]": "x86_64,bad"}
+    decision = run(ARM, cluster=cluster)
+    assert (decision.constraint, decision.exclude) == ("good", None)
+    assert decision.messages[-1].startswith("warning: 1 nodes that cannot run img.sif")
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def test_requirements_are_said_by_name_and_value() -> None:
+    cluster = {"g1": "nvidia,cuda=12.2", "g2": "nvidia,cuda=11.8", "c1": "x86_64,cmeta=1"}
+    decision = run(need("gpu", "nvidia"), need("cuda", "12.4"), cluster=cluster)
+    assert decision.messages[0] == (
+        "error: img.sif needs gpu nvidia (a test), cuda >= 12.4 (a test), but none of the 3 nodes "
+        "can run it: g1 has cuda 12.2; g2 has cuda 11.8; c1 has no GPU, no CUDA"
+    )

@@ -18,6 +18,7 @@ from slurm_cmeta.cli.main import parser
 from slurm_cmeta.cluster import snapshot
 from slurm_cmeta.evidence.resources import mebibytes
 from slurm_cmeta.node import keys, site
+from slurm_cmeta.settings import SETTINGS
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.vocabulary import spellings
 
@@ -113,7 +114,7 @@ def test_the_example_of_plugstack_conf_is_one_line() -> None:
 
 def test_every_setting_is_documented() -> None:
     page, table = man("cmeta.yaml.5"), read("docs/cmeta.yaml.md")
-    for setting in config.SETTINGS:
+    for setting in SETTINGS:
         line, head = row(table, setting.name), entry(page, setting.name).splitlines()[0]
         for choice in setting.choices:
             assert f"`{choice}`" in line
@@ -121,23 +122,26 @@ def test_every_setting_is_documented() -> None:
         assert bool(setting.choices) != bool(setting.form)
         if setting.default:
             assert f"| `{setting.default}` |" in line
-    names = {setting.name for setting in config.SETTINGS}
+    names = {setting.name for setting in SETTINGS}
     assert set(re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)) == names
     assert set(re.findall(r"^\.BR ([\w.]+) \": \"", page, re.MULTILINE)) == names
 
 
 def test_the_commented_cmeta_yaml_holds_every_setting(tmp_path: Path) -> None:
     text = read("etc/cmeta.yaml")
-    shown = re.sub(r"^#( *[a-z_]+:(?: [\w./]+)?)$", r"\1", text, flags=re.MULTILINE)
+    shown = re.sub(
+        r"^#(( {0,4}|      )[a-z_][\w.-]*:( [\w./\[][^#]*)?)$", r"\1", text, flags=re.MULTILINE
+    )
     path = tmp_path / "cmeta.yaml"
     path.write_text(shown)
-    values = config.load(str(path)).values
-    keys = set(re.findall(r"^ *([a-z_]+):", shown, re.MULTILINE))
-    assert {part for s in config.SETTINGS for part in s.name.split(".")} == keys
-    assert [s.name for s in config.SETTINGS if values[s.name] is None] == []
-    for setting in config.SETTINGS:
-        if setting.default:
-            assert values[setting.name] == setting.default
+    found = config.load(str(path))
+    assert [s.name for s in SETTINGS if found.values[s.name] is None] == []
+    assert {s.name for s in SETTINGS} <= set(found.lines)
+    for one in SETTINGS:
+        if one.default:
+            assert found.values[one.name] == one.default
+    assert found.features
+    assert found.partitions
     path.write_text(text)
     assert config.load(str(path)).values == config.defaults().values
 

@@ -57,7 +57,7 @@ def test_a_node_has_few_features_and_all_ancestors(cpu: str, tmp_path: Path) -> 
     assert not any(OPERATORS & set(name) for name in listed)
     assert len(listed) == len(set(listed))
     assert "cmeta=1" in listed
-    assert len(listed) <= 28
+    assert len(listed) <= 29  # sapphirerapids: 18 names alone
     assert len(names(typical(tmp_path, cpu, "A100-SXM4-40GB"))) <= 35
 
 
@@ -113,6 +113,7 @@ def test_every_feature_is_read_back_as_what_it_says(tmp_path: Path) -> None:
         "mpi": {"openmpi", "mpich"},
         "apptainer": {"1.4"},
         "page": {"4096"},
+        "isa": {"adx", "sha_ni"},  # every zen4 has them, and archspec does not list them
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,7 @@ def test_no_directory_says_nothing_unless_it_was_asked_for(tmp_path: Path) -> No
         ("fact colour=blue", "expected KEY=VALUE"),
         ("fact cuda=new", "'new' is no value of cuda"),
         ("fact nvidia.arch=80", "'80' is no value of nvidia.arch"),
+        ("fact kernel=rt", "'rt' is no value of kernel"),
         ("deny", "expected one pattern"),
         ("deny a b", "expected one pattern"),
         ("rename a", "expected the old name and the new one"),
@@ -144,3 +146,37 @@ def test_names_are_kept_once(tmp_path: Path) -> None:
     wishes = site.Site(added=("x86_64", "bigmem"))
     listed = site.with_names([Feature("x86_64", "arch")], wishes)
     assert [f.name for f in listed] == ["x86_64", "bigmem"]
+
+
+def test_what_follows_from_a_stated_cpu_follows(tmp_path: Path) -> None:
+    names = published(tmp_path, "fact cpu=zen4", zen3())
+    assert {"zen4", "zen3", "zen2", "x86_64_v4"} <= set(names)
+    names = published(tmp_path, "fact cpu=haswell", zen3())
+    assert "zen3" not in names
+    assert {"haswell", "x86_64_v3", "nehalem"} <= set(names)
+
+
+def test_a_stated_architecture_makes_the_cpu_unknown(tmp_path: Path) -> None:
+    names = published(tmp_path, "fact arch=aarch64", zen3())
+    assert names == ["aarch64", "kernel=6.1"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "complete"),
+    [
+        ("fact nvidia.count=2", False),  # what they are is not said
+        ("fact nvidia.count=2\nfact nvidia.arch=sm_80\nfact driver=550.54\nfact cuda=12.4", True),
+        ("fact nvidia.count=none", True),
+        ("fact amd.count=1", False),
+    ],
+)
+def test_a_stated_gpu_is_complete_with_what_belongs_to_it(
+    tmp_path: Path, rules: str, complete: bool
+) -> None:
+    assert ("cmeta=1" in published(tmp_path, rules, zen3())) == complete
+
+
+def test_a_fifo_is_an_error_and_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.conf")
+    with pytest.raises(ConfigError, match=r"a\.conf: no regular file"):
+        site.read(str(tmp_path))

@@ -19,7 +19,8 @@ def said(features: str, key: str, names: SiteNames = nodefacts.NO_NAMES) -> set[
         ("nvidia,sm=80", "gpu.arch", {"sm_80"}),
         ("sm=80", "gpu", {"nvidia"}),
         ("sm_80", "gpu.arch", {"sm_80"}),
-        ("cc80", "gpu.arch", {"sm_80"}),
+        ("cc80", "gpu.arch", set()),  # a cabinet
+        ("cc80,nvidia", "gpu.arch", {"sm_80"}),
         ("cc=8.0", "gpu.arch", {"sm_80"}),
         ("sm=120", "gpu.arch", {"sm_120"}),
         ("sm=70,sm=80", "gpu.arch", {"sm_70", "sm_80"}),
@@ -82,7 +83,6 @@ def test_what_a_feature_says(features: str, key: str, values: set[str]) -> None:
         "nvme",
         "c2s16",
         "r12",
-        "avx",
         "fat",
         "thin",
         "login",
@@ -125,3 +125,23 @@ def test_a_prefix_is_taken_off_and_plain_names_count_as_well() -> None:
     assert facts.said("gpu.arch") == ("sm_80",)
     assert facts.complete
     assert not nodefacts.read(["hw.cmeta=1"]).complete
+
+
+@pytest.mark.parametrize(
+    ("features", "gres", "key", "values"),
+    [
+        ("x86_64", "gpu:a100:4", "gpu.arch", {"sm_80"}),
+        ("x86_64", "gpu:a100:4(S:0-1)", "gpu.arch", {"sm_80"}),
+        ("x86_64", "gpu:nvidia_h100_80gb_hbm3:8", "gpu.arch", {"sm_90"}),
+        ("x86_64", "gpu:t4:1", "gpu.arch", {"sm_75"}),
+        ("x86_64", "gpu:a100:2,gpu:v100:2", "gpu.arch", {"sm_80", "sm_70"}),
+        ("x86_64,t4", "gpu:2", "gpu.arch", {"sm_75"}),  # beside a GPU the name counts
+        ("x86_64,t4", "", "gpu.arch", set()),
+        ("x86_64", "gpu:4", "gpu", set()),
+        ("x86_64", "nic:2,tmpdisk:100G", "gpu", set()),
+        ("x86_64", "gpu:mystery:4", "gpu", set()),
+    ],
+)
+def test_what_gres_says(features: str, gres: str, key: str, values: set[str]) -> None:
+    facts = nodefacts.read(features.split(","), gres=[gres] if gres else [])
+    assert set(facts.said(key)) == values
