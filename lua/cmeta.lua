@@ -186,11 +186,11 @@ end
 
 -- What the image demands is kept with the job, for the day when the user changes its constraint. The
 -- field is AdminComment: users can read it and not change it, and it is all of our own that
--- slurm_job_modify sees of a job. Only what stands in the job itself is kept, so that slurmctld looks at
--- it: nobody writes words of their own into the field.
+-- slurm_job_modify sees of a job. A site that writes there itself keeps it for itself. What is kept is
+-- user input all the same, and may be anything that looks like features.
 local function record(job_desc, decision)
    local kept, required, exclude = {}, decision.REQUIRED, decision.EXCLUDE
-   if required and expressions.demands(job_desc.features or "", required) then
+   if required and #required <= expressions.MAX and expressions.is_addition(required) then
       kept[#kept + 1] = "cmeta requires " .. required
    end
    if exclude and ends_with(job_desc.exc_nodes or "", exclude) then
@@ -199,9 +199,9 @@ local function record(job_desc, decision)
    if decision.PREFERS == "image" and decision.PREFER then
       kept[#kept + 1] = "cmeta prefers"
    end
-   local own, text = job_desc.admin_comment or "", table.concat(kept, "; ")
-   if text ~= "" and #text <= MAX_RECORD then
-      job_desc.admin_comment = own == "" and text or own .. "; " .. text
+   local text = table.concat(kept, "; ")
+   if text ~= "" and #text <= MAX_RECORD and (job_desc.admin_comment or "") == "" then
+      job_desc.admin_comment = text
    end
 end
 

@@ -130,6 +130,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
+    from slurm_cmeta.lasting import lasting
     from slurm_cmeta.policy import REJECT
     from slurm_cmeta.submission import read_image
     from slurm_cmeta.words import explain
@@ -151,6 +152,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         options.get("gpus") == "yes",
     )
     policy = settings.policy(partition or cluster.default_partition or "")
+    required = None
     if options.get("step") == "yes":
         from slurm_cmeta.step import decide_step
 
@@ -164,6 +166,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         )
     else:
         decision = decide(options["image"], report.requirements, cluster, wishes, policy)
+        required = lasting(report.requirements, decision, wishes, cluster.changeable)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
     if options.get("explain") == "yes":
@@ -175,7 +178,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         "exclude": decision.exclude,
         "memory": decision.memory,
         "gres": decision.gres,
-        "required": getattr(decision, "required", None),
+        "required": required,
     }
     lines = _lines(decision.verdict, decision.action, changes, messages)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK

@@ -364,11 +364,11 @@ def wishes(core: Any, options: dict[str, str]) -> dict[str, Any]:
     read = ffi.new("struct cmeta_wishes *")
     core.cmeta_wishes_read(read, get)
     assert set(options) <= asked | {"mem", "mem-per-gpu", "gpus-per-task", "tape"}
-    found = {
+    found: dict[str, Any] = {
         name: text(getattr(read, name))
         for name in ("constraint", "prefer", "partition", "nodelist", "exclude")
     }
-    found |= {"memory": bool(read.memory), "gpus": bool(read.gpus)}
+    found["memory"], found["gpus"] = bool(read.memory), bool(read.gpus)
     core.cmeta_wishes_free(read)
     assert read.constraint == ffi.NULL
     return found
@@ -425,7 +425,7 @@ def test_a_list_of_resources_may_have_a_gpu(core: Any, gres: str, has: bool) -> 
 
 
 def run_matcher(
-    core: Any, program: Path, deadline_ms: int = 2000, step: bool = False, **request: str
+    core: Any, program: Path, deadline_ms: int = 2000, *, step: bool = False, **request: str
 ) -> tuple[bool, dict[str, Any], str | None, float]:
     asked_for = {"matcher": str(program), "image": "/img.sif", **request}
     kept = {k: ffi.new("char[]", v.encode()) for k, v in asked_for.items()}
@@ -477,7 +477,12 @@ def test_arguments_arrive_as_they_are(core: Any, tmp_path: Path) -> None:
 
 def test_every_wish_is_told(core: Any, tmp_path: Path) -> None:
     body = 'printf "cmeta 1\\nverdict match\\naction accept\\n"; echo "message $*"; echo end'
-    wished = {"prefer": "p", "partition": "q,r", "nodelist": "n[1-2]", "exclude": "n3"}
+    wished: dict[str, Any] = {
+        "prefer": "p",
+        "partition": "q,r",
+        "nodelist": "n[1-2]",
+        "exclude": "n3",
+    }
     program = script(tmp_path, body)
     _, found, _, _ = run_matcher(core, program, **wished, memory="yes", gpus="yes", step=True)
     told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --memory yes --gpus yes"
