@@ -275,7 +275,7 @@ local function kept(changes, field, expression, required)
 end
 
 -- Every change to a modification, as field -> value, and what could not be kept.
-local function changes_of_update(job_desc, prefer_before, comment)
+local function changes_of_update(job_desc, comment)
    local constraint, prefer, exclude = job_desc.features, job_desc.prefer, job_desc.exc_nodes
    local required = string.match(comment, "cmeta requires ([^;%s]+)")
    local changes, warnings = {}, {}
@@ -288,9 +288,9 @@ local function changes_of_update(job_desc, prefer_before, comment)
       end
    end
    -- Slurm tries a preference in place of the constraint: one that came with the image would undo what
-   -- the user asks for now. It cannot be taken away here, but it can be no other than the constraint.
-   local ours = string.find(comment, "cmeta prefers", 1, true) and prefer_before ~= ""
-   if ours and not prefer and constraint then
+   -- the user asks for now. It cannot be taken away here, nor seen whether it is still the job's; but it
+   -- can be no other than the constraint.
+   if string.find(comment, "cmeta prefers", 1, true) and not prefer and constraint then
       changes.prefer = changes.features or constraint ~= "" and constraint or nil
    end
    if exclude then
@@ -305,7 +305,7 @@ local function keep(job_desc, job_rec)
    end
    -- Only an administrator can change the comment; in the same request, the new one counts.
    local comment = job_desc.admin_comment or job_rec.admin_comment or ""
-   local changes, warnings = changes_of_update(job_desc, job_rec.prefer or "", comment)
+   local changes, warnings = changes_of_update(job_desc, comment)
    local told = apply(job_desc, changes)
    if #warnings > 0 then
       told = (told == "" and "" or told .. "; ") .. "warning: " .. table.concat(warnings, "; ")

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "changes.h"
 #include "handover.h"
 #include "matcher.h"
 #include "slurm_client.h"
@@ -147,25 +148,13 @@ static void say_settings_error(const struct cmeta_settings *settings)
 	free(place);
 }
 
-/* For the options that are lists: add to what the user wrote. */
-static void append(const char *name, const char *more)
-{
-	char *own = cmeta_client_get(name);
-	char *both = own ? cmeta_format("%s,%s", own, more) : strdup(more);
-
-	if (both)
-		cmeta_client_set(name, both);
-	free(both);
-	free(own);
-}
-
 /* A number alone would do, but not where the option's own unit is another one some day. */
 static void apply_memory(const char *mebibytes)
 {
 	char *value = cmeta_format("%sM", mebibytes);
 
 	if (value)
-		cmeta_client_set("mem", value);
+		cmeta_change("mem", value);
 	free(value);
 }
 
@@ -176,15 +165,15 @@ static void apply(spank_t spank, const struct cmeta_answer *answer, const struct
 	const char *gres = wishes->gpus ? NULL : answer->gres;
 
 	if (answer->constraint)
-		cmeta_client_set("constraint", answer->constraint);
+		cmeta_change("constraint", answer->constraint);
 	if (answer->prefer)
-		cmeta_client_set("prefer", answer->prefer);
+		cmeta_change("prefer", answer->prefer);
 	if (answer->exclude)
-		append("exclude", answer->exclude);
+		cmeta_change_append("exclude", answer->exclude);
 	if (memory)
 		apply_memory(memory);
 	if (gres)
-		append("gres", gres);
+		cmeta_change_append("gres", gres);
 	hand_over(spank, CMETA_HANDOVER_VERDICT, answer->verdict);
 	hand_over(spank, CMETA_HANDOVER_CONSTRAINT, answer->constraint);
 	hand_over(spank, CMETA_HANDOVER_PREFER, answer->prefer);
@@ -303,6 +292,8 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 	char *container = usable ? cmeta_client_get("container") : NULL, *image = NULL;
 	struct cmeta_wishes wishes;
 
+	if (usable)
+		cmeta_changes_forget();
 	if (container && mode != CMETA_OFF)
 		image = make_absolute(container);
 	matched = is_matched_already(image);
