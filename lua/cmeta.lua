@@ -210,6 +210,8 @@ local function without_decision(job_desc, on_missing)
    if on_missing == "reject" then
       slurm.log_user("%s", "cmeta: error: this site takes container jobs only from hosts that have"
          .. " slurm-cmeta's plugin")
+      -- slurmrestd and scrontab keep that from the user.
+      log("user " .. tostring(job_desc.user_id) .. ": refused a container job without a decision")
       return slurm.ERROR
    end
    if on_missing == "warn" then
