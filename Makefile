@@ -2,7 +2,7 @@
 #
 #   make demo      show it on a throw-away Slurm cluster on this machine
 #   make test      all checks and tests, those on real clusters included (SUITE=bookworm|trixie)
-#   make matrix    the tests on real clusters of Slurm 22.05, 24.11 and 26.05
+#   make matrix    the tests on real clusters of Slurm 22.05, 24.11 and 26.05 (CASES=5000 for more)
 #   make bench     measure what reading an image costs (ARGS=--quick for a try)
 #   make fuzz      inspect damaged images for five minutes (ARGS="--seconds 60 --deep")
 #   make install   install it here (PREFIX=/usr/local PLUGINDIR=... DESTDIR=...)
@@ -38,7 +38,9 @@ test:
 	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py lint unit slurm $(ARGS)
 	@python3 tests/tools/matrix.py --but-first $(ONE) bookworm trixie
 
-# The tests on a real cluster, on Slurm 22.05, 24.11 and 26.05.
+# The tests on a real cluster, on Slurm 22.05, 24.11 and 26.05: CASES generated clusters each, SEED=N for
+# others.
+matrix: export CASES ?= 300
 matrix:
 	@python3 tests/tools/matrix.py bookworm trixie sid
 

@@ -184,7 +184,7 @@ def _not_listed_yet(flag: str, facts: NodeFacts) -> bool:
     """Tell whether the node's kernel is too old to list this flag in /proc/cpuinfo."""
     from slurm_cmeta.vocabulary import cpu_flags
 
-    since = cpu_flags.listed_since(flag)
+    since = cpu_flags.listed_since(flag, next(iter(facts.families)))
     kernels = [number for text in facts.said("kernel") if (number := _numbers(text)) is not None]
     return since is not None and (not kernels or min(kernels)[:2] < since)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta import compare, match, preference, vocabulary, words
+from slurm_cmeta import compare, match, nodefacts, preference, vocabulary, words
 from slurm_cmeta.cluster.reach import reach
 from slurm_cmeta.constraint.addition import add
 from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, NOTHING, Constraint, parse
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from slurm_cmeta.cluster import Cluster
     from slurm_cmeta.match import ClassVerdict
+    from slurm_cmeta.nodefacts import SiteNames
     from slurm_cmeta.requirement import Requirement
 
 UNKNOWN = "unknown"
@@ -116,8 +117,10 @@ def decide(
     checked = any(r.verdict != compare.UNCHECKED for v in reached for r in v.reasons)
     if not checked and policy.on_unknown != ACCEPT:
         return _unknown(image, verdicts, policy)
-    addition = _addition(fit, unfit, user, wishes, requirements, cluster.changeable)
-    prefer = _prefer(fit, unfit, user, wishes, requirements, addition, policy, cluster.changeable)
+    rank = _Rank(requirements, reached, policy.names)
+    addition = _addition(fit, unfit, user, wishes, rank, cluster.changeable)
+    better = preference.best(fit, requirements, policy)
+    prefer = _prefer(fit, unfit, better, user, wishes, rank, addition, cluster.changeable)
     memory = _memory(requirements, wishes, policy)
     gres, advice = _gpus(requirements, wishes, policy)
     done = words.Done(
@@ -176,14 +179,13 @@ def _addition(
     unfit: Sequence[ClassVerdict],
     user: Constraint | None,
     wishes: Wishes,
-    requirements: Sequence[Requirement],
+    rank: _Rank,
     changeable: bool,
 ) -> _Addition:
     """Return what keeps the job off the nodes that do not fit, exactly or nearly."""
     if not unfit:
         return _Addition()
     wanted, unwanted = _features(fit), _features(unfit)
-    rank = _Rank(requirements)
     found = select(wanted, unwanted, rank)
     prefer = parse(wishes.prefer)
     if user is None or prefer is None:
@@ -229,11 +231,11 @@ def _features(verdicts: Sequence[ClassVerdict]) -> list[frozenset[str]]:
 def _prefer(
     fit: Sequence[ClassVerdict],
     unfit: Sequence[ClassVerdict],
+    better: Sequence[ClassVerdict],
     user: Constraint | None,
     wishes: Wishes,
-    requirements: Sequence[Requirement],
+    rank: _Rank,
     addition: _Addition,
-    policy: Policy,
     changeable: bool,
 ) -> str | None:
     """Return the job's --prefer expression, or None to leave it.
@@ -247,11 +249,10 @@ def _prefer(
         own = parse(wishes.prefer) or NOTHING
         text = add(own, addition.expression, changeable=changeable)
         return text if text != wishes.prefer else None
-    better = preference.best(fit, requirements, policy)
     if len(better) == len(fit):
         return None
     others = [*(v for v in fit if v not in better), *unfit]
-    closest = select(_features(better), _features(others), _Rank(requirements))
+    closest = select(_features(better), _features(others), rank)
     if closest is None:
         return None
     names = tuple(dict.fromkeys((*addition.expression.names, *closest.names)))
@@ -262,19 +263,34 @@ def _prefer(
 
 
 class _Rank:
-    """Orders feature names by how well they say what is required; see constraint.select()."""
+    """Orders feature names by how well they say what is required; see select.select().
 
-    def __init__(self, requirements: Sequence[Requirement]) -> None:
+    0: the very thing that is required; 1: something of what made the difference (`cuda=12.4` where
+    CUDA did); 2: anything else that happens to fit.
+    """
+
+    def __init__(
+        self,
+        requirements: Sequence[Requirement],
+        verdicts: Sequence[ClassVerdict],
+        names: SiteNames,
+    ) -> None:
         self._values = {r.value for r in requirements}
+        reasons = [r for v in verdicts for r in v.reasons if r.verdict == compare.MISMATCH]
+        self._decisive = {r.key for r in reasons}
+        for one in requirements:
+            if one.key in self._decisive:
+                self._decisive |= {key for other in one.alternatives for key, _, _ in other}
+        self._names = names
         self._known: dict[str, int] = {}
 
     def __call__(self, name: str) -> int:
         if name not in self._known:
-            target = vocabulary.feature_target(name)
-            if target in self._values:
+            if vocabulary.feature_target(name) in self._values:
                 self._known[name] = 0
             else:
-                self._known[name] = 2 if target is None else 1
+                said = nodefacts.keys_of(name, self._names)
+                self._known[name] = 1 if said & self._decisive else 2
         return self._known[name]
 
 

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slurm_cmeta.decide import Decision, Wishes
+    from slurm_cmeta.nodefacts import SiteNames
     from slurm_cmeta.requirement import Requirement
 
 
 def lasting(
-    requirements: Sequence[Requirement], decision: Decision, wishes: Wishes, changeable: bool
+    requirements: Sequence[Requirement],
+    decision: Decision,
+    wishes: Wishes,
+    changeable: bool,
+    names: SiteNames,
 ) -> str | None:
     """Return the shortest expression that is true of exactly the reachable nodes that fit, or None.
 
@@ -37,7 +42,7 @@ def lasting(
     found = select(
         [frozenset(v.nodes.features) for v in fit],
         [frozenset(v.nodes.features) for v in unfit],
-        _Rank(requirements),
+        _Rank(requirements, decision.classes, names),
     )
     # A NodeFeatures plugin's names in an OR are read by other rules (constraint/addition.py).
     return found.render() if found and not (changeable and found.group) else None

@@ -143,6 +143,16 @@ def read(
     return NodeFacts(frozenset(families), cpus, COMPLETE_FEATURE in listed, known)
 
 
+def keys_of(feature: str, names: SiteNames = NO_NAMES) -> frozenset[str]:
+    """Return the requirement keys that a feature tells something of."""
+    found: set[str] = set()
+    for name in names.explained([feature]):
+        meaning = _meaning(name)
+        found.update(("arch", "cpu", "isa") if meaning.family else ())
+        found.update(key for key, _ in meaning.said)
+    return frozenset(found)
+
+
 def _gpu_types(gres: Iterable[str]) -> list[str]:
     """Return the types of the GPUs in Gres, an empty one for `gpu:4`."""
     items = [item for text in gres for item in re.split(r",(?![^(]*\))", text)]

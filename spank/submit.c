@@ -212,9 +212,11 @@ static void say_messages(const struct cmeta_answer *answer, bool explained)
 /* What the matcher has to know of a step: the nodes that it may get. */
 static void read_step(struct cmeta_wishes *wishes)
 {
+	const char *partition = getenv("SLURM_JOB_PARTITION"); /* whose policy it is */
 	char *own = cmeta_client_get("nodelist");
 
 	*wishes = (struct cmeta_wishes){
+		.partition = partition ? strdup(partition) : NULL,
 		.nodelist = own ? own : allocation_nodes(),
 		.exclude = cmeta_client_get("exclude"),
 	};

@@ -132,6 +132,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.image.filetree import quick_budget
     from slurm_cmeta.lasting import lasting
     from slurm_cmeta.policy import REJECT
+    from slurm_cmeta.requirement import from_facts
     from slurm_cmeta.submission import read_image
     from slurm_cmeta.words import explain
 
@@ -151,27 +152,24 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         options.get("memory") == "yes",
         options.get("gpus") == "yes",
     )
-    policy = settings.policy(partition or cluster.default_partition or "")
-    required = None
+    own = cluster.partition_of(partition)
+    requirements = report.requirements
+    if own != partition:
+        requirements = from_facts(report.facts, settings.strengths(own))
+    policy, required = settings.policy(own), None
     if options.get("step") == "yes":
         from slurm_cmeta.step import decide_step
 
-        decision = decide_step(
-            options["image"],
-            report.requirements,
-            cluster,
-            wishes.nodelist,
-            wishes.exclude,
-            policy,
-        )
+        place = (wishes.nodelist, wishes.exclude)
+        decision = decide_step(options["image"], requirements, cluster, *place, policy)
     else:
-        decision = decide(options["image"], report.requirements, cluster, wishes, policy)
-        required = lasting(report.requirements, decision, wishes, cluster.changeable)
+        decision = decide(options["image"], requirements, cluster, wishes, policy)
+        required = lasting(requirements, decision, wishes, cluster.changeable, policy.names)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
     if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
-        messages += explain(report.requirements, decision)
+        messages += explain(requirements, decision)
     changes = {
         "constraint": decision.constraint,
         "prefer": decision.prefer,

@@ -7,7 +7,7 @@ import os
 import sys
 
 from slurm_cmeta import __version__
-from slurm_cmeta.cli import inspect, match, nodes
+from slurm_cmeta.cli import check_config, inspect, match, nodes, why
 from slurm_cmeta.errors import EXIT_OK, CmetaError
 from slurm_cmeta.text import clean
 
@@ -15,7 +15,10 @@ EXAMPLES = """\
 examples:
   cmeta inspect img.sif          what the image needs, and how that is known
   cmeta match img.sif            which nodes can run it
+  cmeta why img.sif n3           why it runs on n3, or does not
+  cmeta why 1234                 what holds the pending job 1234 back
   cmeta nodes                    what the cluster's nodes are
+  cmeta check-config             what the site has set, and mistakes in it
   sbatch --container=img.sif job.sh     what it is all for
 """
 
@@ -32,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     inspect.add_parser(subparsers)
     match.add_parser(subparsers)
+    why.add_parser(subparsers)
     nodes.add_parser(subparsers)
+    check_config.add_parser(subparsers)
     return top
 
 

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import config
+from slurm_cmeta.cli import options
 from slurm_cmeta.cluster import source
 from slurm_cmeta.compare import MISMATCH
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
@@ -45,31 +46,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("image", metavar="IMAGE", help="the image file")
-    parser.add_argument(
-        "-C", "--constraint", default="", metavar="EXPR", help="the job's own --constraint"
-    )
+    options.add_job(parser)
     parser.add_argument("--prefer", default="", metavar="EXPR", help="the job's own --prefer")
-    parser.add_argument(
-        "-p", "--partition", default="", metavar="NAME", help="the job's own --partition"
-    )
     parser.add_argument(
         "-w", "--nodelist", default="", metavar="LIST", help="the job's own --nodelist"
     )
     parser.add_argument(
         "-x", "--exclude", default="", metavar="LIST", help="the job's own --exclude"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--slurm-conf",
-        metavar="FILE",
-        help="read the nodes from this slurm.conf (default: as cmeta.yaml says; without it, "
-        "$SLURM_CONF, or Slurm's own)",
-    )
-    where.add_argument("--live", action="store_true", help="ask the controller, by sinfo")
-    where.add_argument("--snapshot", metavar="FILE", help="read the nodes from a snapshot file")
-    parser.add_argument(
-        "--config", metavar="FILE", help="cmeta.yaml (default: the one beside slurm.conf)"
-    )
+    options.add_source(parser)
     parser.add_argument("--json", action="store_true", help="print JSON (schema cmeta.match/1)")
     parser.set_defaults(run=run)
 
@@ -77,8 +62,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the match and return the exit code."""
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
-    cluster = _cluster(args, settings)
-    partition = args.partition or cluster.default_partition or ""
+    cluster = options.chosen_cluster(args, settings)
+    partition = cluster.partition_of(args.partition)
     report = read_image(args.image, settings, partition=partition)
     wishes = Wishes(
         args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, False, True
@@ -91,16 +76,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(args, report, cluster, decision)
     return EXIT_NO_NODE if decision.verdict == MISMATCH else EXIT_OK
-
-
-def _cluster(args: argparse.Namespace, settings: config.Config) -> Cluster:
-    if args.live:
-        return source.from_controller()
-    if args.snapshot:
-        return source.from_snapshot(args.snapshot, settings.nodes_max_age)
-    if args.slurm_conf:
-        return source.from_slurm_conf(args.slurm_conf)
-    return source.configured(settings)
 
 
 def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:

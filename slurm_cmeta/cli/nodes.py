@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import archs, config
+from slurm_cmeta.cli import options
 from slurm_cmeta.cluster import snapshot, source
 from slurm_cmeta.errors import EXIT_OK, UsageError
 from slurm_cmeta.nodefacts import NO_NAMES, SiteNames
@@ -52,15 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--slurm-conf",
-        metavar="FILE",
-        help="read this slurm.conf (default: as cmeta.yaml says; without it, $SLURM_CONF, or "
-        "Slurm's own)",
-    )
-    where.add_argument("--live", action="store_true", help="ask the controller, by sinfo")
-    where.add_argument("--from-snapshot", metavar="FILE", help="read a snapshot file")
+    options.add_source(parser, snapshot="--from-snapshot")
     parser.add_argument(
         "--snapshot", metavar="FILE", help="write the node classes to FILE, and print nothing"
     )
@@ -68,9 +61,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--archs",
         action="store_true",
         help="show the architectures and accelerators that there are, as others spell them",
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="cmeta.yaml (default: the one beside slurm.conf)"
     )
     parser.add_argument(
         "--json",
@@ -107,13 +97,7 @@ def _cluster(args: argparse.Namespace, settings: config.Config) -> Cluster:
         or (settings.nodes_source == "snapshot" and not args.live and not args.slurm_conf)
     ):
         raise UsageError("a snapshot is not made of a snapshot: add --live or --slurm-conf FILE")
-    if args.live:
-        return source.from_controller()
-    if args.from_snapshot:
-        return source.from_snapshot(args.from_snapshot, settings.nodes_max_age)
-    if args.slurm_conf:
-        return source.from_slurm_conf(args.slurm_conf)
-    return source.configured(settings)
+    return options.chosen_cluster(args, settings)
 
 
 def archs_as_json(cluster: Cluster, names: SiteNames = NO_NAMES) -> dict[str, Any]:

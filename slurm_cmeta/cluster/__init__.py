@@ -56,6 +56,16 @@ class Cluster(NamedTuple):
     """Why this may be out of date, in words for people; empty when it is not."""
     changeable: bool = False
     """True when a NodeFeatures plugin can change the features of nodes (NodeFeaturesPlugins)."""
+    routed: bool = False
+    """True when a filter of the site may choose the partition (JobSubmitPlugins, CliFilterPlugins):
+    that a job names none does not mean then that it goes to the default one."""
+
+    def partition_of(self, named: str) -> str:
+        """Return the partition (or several, by commas) of a job that names `named`.
+
+        Empty where none is named, and it cannot be told which one the job gets.
+        """
+        return named or ("" if self.routed else self.default_partition or "")
 
     @property
     def default_partition(self) -> str | None:

@@ -71,6 +71,10 @@ class Question:
 
         An answer that is ready is read even then. Raises ClusterError.
         """
+        return parse(self.output(deadline))
+
+    def output(self, deadline: float = DEADLINE) -> str:
+        """Return what sinfo prints; see answer()."""
         import subprocess
 
         left = max(deadline - (time.monotonic() - self._started), 0.05)
@@ -82,7 +86,7 @@ class Question:
         if self._process.returncode:
             reason = errors.strip().splitlines() or [f"exit status {self._process.returncode}"]
             raise ClusterError(f"sinfo failed: {clean(reason[0])}")
-        return parse(output)
+        return output
 
     def cancel(self) -> None:
         """End sinfo; nobody waits for its answer any more."""
@@ -110,8 +114,23 @@ def from_controller(
 
 def parse(output: str) -> Cluster:
     """Return what sinfo printed as a cluster. Raises ClusterError for lines of another form."""
+    return from_rows(_rows(output), "sinfo")
+
+
+def parse_by_state(output: str) -> Cluster:
+    """Return the same, with the nodes of a class in different states as different classes."""
+    rows = _rows(output)
+    classes = [
+        one
+        for state in dict.fromkeys(row.state for row in rows)
+        for one in from_rows([row for row in rows if row.state == state], "sinfo").classes
+    ]
+    return from_rows(rows, "sinfo")._replace(classes=tuple(classes))
+
+
+def _rows(output: str) -> list[Row]:
     rows = [_row(line) for line in output.splitlines() if line]
-    return from_rows([row for row in rows if row.spans or row.partition], "sinfo")
+    return [row for row in rows if row.spans or row.partition]
 
 
 def from_rows(rows: list[Row], source: str) -> Cluster:

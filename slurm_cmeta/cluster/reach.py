@@ -48,8 +48,7 @@ def reach(cluster: Cluster, partitions: str = "", nodelist: str = "", exclude: s
 
 def _of_partitions(cluster: Cluster, names: str) -> tuple[list[NodeClass], str]:
     known = {partition.name: partition for partition in cluster.partitions or ()}
-    default = cluster.default_partition
-    wanted = [name for name in names.split(",") if name] or ([default] if default else [])
+    wanted = [name for name in cluster.partition_of(names).split(",") if name]
     if not wanted or not all(name in known and known[name].exact for name in wanted):
         return list(cluster.classes), ""
     kept = [

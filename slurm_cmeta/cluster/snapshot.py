@@ -41,7 +41,7 @@ def render(cluster: Cluster) -> str:
         head["time"] = iso_time(cluster.time)
     head |= {"cluster": cluster.name, "source": cluster.source}
     head["unlisted_nodes"] = cluster.unlisted_nodes
-    head["changeable"] = cluster.changeable
+    head["changeable"], head["routed"] = cluster.changeable, cluster.routed
     lines = [f"  {_json(key)}: {_json(value)}" for key, value in head.items()]
     if cluster.partitions is not None:
         rows = ",\n".join(f"    {_json(p._asdict())}" for p in cluster.partitions)
@@ -114,6 +114,7 @@ def read(
         written,
         f"{clean(path)}: {stale}" if stale else "",
         value.get("changeable") is True,
+        value.get("routed") is True,
     )
 
 

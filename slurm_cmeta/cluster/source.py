@@ -18,6 +18,9 @@ DEFAULT_SLURM_CONF = "/etc/slurm/slurm.conf"
 CONFIGLESS_SLURM_CONF = "/run/slurm/conf/slurm.conf"
 """Where slurmd and sackd keep what a configless controller sends (read_config.c)."""
 
+FILTERS = ("JobSubmitPlugins", "CliFilterPlugins")
+"""What may choose another partition than a job has."""
+
 
 def find_slurm_conf(path: str | None = None) -> str:
     """Return the slurm.conf in force: `path`, $SLURM_CONF, the default, or the configless one."""
@@ -42,6 +45,7 @@ def from_slurm_conf(path: str | None = None) -> Cluster:
         conf.cluster_name,
         int(time.time()),
         changeable=bool(conf.options.get("nodefeaturesplugins")),
+        routed=any(conf.options.get(key.lower()) for key in FILTERS),
     )
 
 
@@ -50,7 +54,15 @@ def from_controller(slurm_conf: str | None = None) -> Cluster:
     from slurm_cmeta.cluster import live
 
     cluster = live.from_controller(pyslurm=True, slurm_conf=slurm_conf)
-    return cluster._replace(name=cluster_name(slurm_conf), changeable=_changeable(slurm_conf))
+    return _with_options(cluster._replace(name=cluster_name(slurm_conf)), slurm_conf)
+
+
+def from_controller_by_state() -> Cluster:
+    """Return the same by sinfo, each class with nodes in one state only. Raises ClusterError."""
+    from slurm_cmeta.cluster import live
+
+    cluster = live.parse_by_state(live.Question().output())
+    return _with_options(cluster._replace(name=cluster_name()), None)
 
 
 def from_snapshot(path: str, max_age: int, slurm_conf: str | None = None) -> Cluster:
@@ -79,7 +91,7 @@ class Pending:
         """
         if self._question is not None:
             cluster = self._question.answer(deadline)
-            return cluster._replace(changeable=_changeable(self._slurm_conf))
+            return _with_options(cluster, self._slurm_conf)
         return configured(self._settings, self._slurm_conf)
 
     def cancel(self) -> None:
@@ -97,12 +109,16 @@ def configured(settings: Config, slurm_conf: str | None = None) -> Cluster:
     return from_slurm_conf(slurm_conf)
 
 
-def _changeable(slurm_conf: str | None) -> bool:
-    """Tell whether slurm.conf names a NodeFeatures plugin, which the controller does not tell."""
+def _with_options(cluster: Cluster, slurm_conf: str | None) -> Cluster:
+    """Add what slurm.conf sets and the controller does not tell; nothing where it is unreadable."""
+    path = find_slurm_conf(slurm_conf)
     try:
-        return slurmconf.sets(find_slurm_conf(slurm_conf), "NodeFeaturesPlugins")
+        return cluster._replace(
+            changeable=slurmconf.sets(path, "NodeFeaturesPlugins"),
+            routed=any(slurmconf.sets(path, key) for key in FILTERS),
+        )
     except ClusterError:
-        return False
+        return cluster
 
 
 def cluster_name(slurm_conf: str | None = None) -> str | None:

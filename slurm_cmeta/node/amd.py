@@ -58,8 +58,13 @@ def probe(host: Host, found: Found) -> None:
     targets = [(gpu, _target(gpu)) for gpu in seen]
     counted = [(gpu, target) for gpu, target in targets if not gpus.is_integrated(target or "")]
     if not counted and not doubts:
-        # amdgpu has what it has; what it does not serve here, ROCm does not support.
-        pci.answer_without(host, found, KEYS, "amd", "", "no driver has it")
+        # A GPU for computing that is not served is on its way, or its reset has failed.
+        why = "ROCm's driver (KFD) serves none"
+        graphics = {_number(gpu) for gpu in seen}  # inside of CPUs, in the topology
+        pci.answer_without(
+            *(host, found, KEYS, "amd", "amdgpu", why),
+            lambda gpu: gpu.number in graphics or _only_shows(gpu),
+        )
         return
     if not doubts:
         found.fact("amd.count", len(counted), NODES)
@@ -68,6 +73,11 @@ def probe(host: Host, found: Found) -> None:
     for gpu, target in counted:
         _describe(host, found, gpu, target)
     _rocm(host, found)
+
+
+def _only_shows(gpu: pci.Device) -> bool:
+    """Tell whether ROCm does not support a GPU of amdgpu: one with a display that no table has."""
+    return gpu.code == pci.VGA and gpus.model_of_number("amd", gpu.number) is None
 
 
 def _topology(host: Host) -> tuple[list[Gpu], list[str]]:
@@ -111,8 +121,13 @@ def _target(gpu: Gpu) -> str | None:
     return None
 
 
+def _number(gpu: Gpu) -> str:
+    """Return the PCI device number: `74a1`."""
+    return f"{gpu.properties.get('device_id', 0):04x}"
+
+
 def _describe(host: Host, found: Found, gpu: Gpu, target: str | None) -> None:
-    number = f"{gpu.properties.get('device_id', 0):04x}"
+    number = _number(gpu)
     known = gpus.model_of_number("amd", number)
     if target:
         found.fact("amd.arch", target, gpu.where)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from slurm_cmeta.cluster import hostlist, slurmconf
+from slurm_cmeta.cluster import hostlist, scontrol, slurmconf
 from slurm_cmeta.cluster.source import find_slurm_conf
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.node import owned
@@ -163,26 +163,4 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _scontrol(*arguments: str) -> str:
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            ["scontrol", *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=SECONDS,
-        )
-    except FileNotFoundError:
-        raise ClusterError("scontrol is not in PATH") from None
-    except OSError as error:
-        raise ClusterError(f"scontrol cannot be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise ClusterError(f"scontrol gave no answer in {SECONDS:.0f} seconds") from None
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        reason = said[0] if said else f"exit status {done.returncode}"
-        verb = next(word for word in arguments if not word.startswith("-"))
-        raise ClusterError(f"scontrol {verb} failed: {clean(reason)}")
-    return done.stdout
+    return scontrol.run(*arguments, deadline=SECONDS)

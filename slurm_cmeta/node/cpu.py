@@ -115,7 +115,8 @@ def _kinds(info: CpuInfo, family: str, flags: frozenset[str], found: Found) -> l
         kinds = [seen._replace(vendor=v, part=p) for v, p in product(vendors, parts)]
     elif family in ("ppc64le", "ppc64"):
         kinds = [seen._replace(generation=_generation(cpu)) for cpu in info.values("cpu")]
-        return kinds[:MAX_KINDS] if len(kinds) <= MAX_KINDS else [seen]
+        known = len(kinds) <= MAX_KINDS and all(kind.generation for kind in kinds)
+        return kinds if known else []  # without a generation the oldest would be claimed
     elif family == "riscv64":
         kinds = [seen._replace(name=name) for name in _riscv_names(info)]
     else:
@@ -129,7 +130,11 @@ def _kinds(info: CpuInfo, family: str, flags: frozenset[str], found: Found) -> l
 
 
 def _generation(cpu: str) -> int:
-    match = re.search(r"POWER([0-9]{1,4})", cpu)
+    """Return 9 for `POWER9 (raw)`, 11 for `Power11 (architected)`; 0 where it is not told.
+
+    Source: Linux, arch/powerpc/kernel/cpu_specs_book3s_64.h, cpu_name: POWER up to 10, Power11.
+    """
+    match = re.search(r"POWER([0-9]{1,2})(?![0-9])", cpu, re.IGNORECASE | re.ASCII)
     return int(match[1]) if match else 0
 
 

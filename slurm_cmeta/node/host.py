@@ -14,6 +14,7 @@ import errno
 import os
 import signal
 import stat
+import time
 
 from slurm_cmeta.text import clean
 
@@ -28,6 +29,12 @@ MAX_LINKS = 40
 
 COMMAND_SECONDS = 10.0
 """Time that a program may take. nvidia-smi takes 3 s where no persistence daemon runs."""
+
+ALL_COMMANDS_SECONDS = 20.0
+"""Time that all programs of a host may take together: hung ones add up, and a boot waits."""
+
+MAX_OUTPUT = 8 << 20
+"""Bytes that a program may print, or write to any file; nvidia-smi prints some 10 kB."""
 
 PROGRAM_PATH = (
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rocm/bin:/opt/apptainer/bin"
@@ -55,6 +62,7 @@ class Host:
     def __init__(self, root: str = "/") -> None:
         """`root` is a directory; `/` for this machine."""
         self.root = os.path.realpath(root)
+        self._seconds_left = ALL_COMMANDS_SECONDS
 
     @property
     def live(self) -> bool:
@@ -162,12 +170,21 @@ class Host:
         """Return what a program prints.
 
         Raises Missing where there is no such program (or no recorded answer), Unreadable when it
-        fails or gives no answer within `seconds`; it is then ended with all its children.
+        fails, prints without end, or gives no answer within `seconds` or what all programs of this
+        host have left of theirs; it is then ended with all its children.
         """
         if not self.live:
             name = " ".join([program, *arguments]).replace("/", "_")
             return self.read(f"{RECORDED}/{name}")
-        return _run([self.program(program), *arguments], program, seconds)
+        command = [self.program(program), *arguments]
+        if self._seconds_left <= 0:
+            took = f"{ALL_COMMANDS_SECONDS:g} seconds"
+            raise Unreadable(f"{program}: no time left, programs have already taken {took}")
+        begun = time.monotonic()
+        try:
+            return _run(command, program, min(seconds, self._seconds_left))
+        finally:
+            self._seconds_left -= time.monotonic() - begun
 
     def _outside(self, path: str) -> str:
         return path if self.live else self.root + path
@@ -183,7 +200,8 @@ def _run(command: list[str], program: str, seconds: float) -> str:
     import subprocess
     import tempfile
 
-    # A file, not a pipe: a child that outlives the program keeps a pipe open for ever.
+    # A file, not a pipe: a child that outlives the program keeps a pipe open for ever. The limit is
+    # set before the program runs, so that whatever it starts has it, too.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
         try:
             child = subprocess.Popen(
@@ -194,15 +212,23 @@ def _run(command: list[str], program: str, seconds: float) -> str:
                 cwd="/",
                 env={"PATH": PROGRAM_PATH, "LC_ALL": "C", "HOME": "/nonexistent"},
                 start_new_session=True,
+                preexec_fn=_limit_output,
             )
         except OSError as error:
             raise Unreadable(f"{program}: {error.strerror}") from None
+        except subprocess.SubprocessError as error:
+            raise Unreadable(f"{program}: {error}") from None
+        hung = False
         try:
             child.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Unreadable(f"{program} gave no answer in {seconds:g} seconds") from None
+            hung = True
         finally:
             _end(child)
+        if max(os.fstat(file.fileno()).st_size for file in (output, complaints)) >= MAX_OUTPUT:
+            raise Unreadable(f"{program} prints without end: more than {MAX_OUTPUT >> 20} MiB")
+        if hung:
+            raise Unreadable(f"{program} gave no answer in {seconds:.3g} seconds")
         if child.returncode:
             complaints.seek(0)
             output.seek(0)
@@ -211,6 +237,15 @@ def _run(command: list[str], program: str, seconds: float) -> str:
             raise Unreadable(f"{program} failed: {clean(first)}")
         output.seek(0)
         return output.read(MAX_FILE).decode("utf-8", "replace")
+
+
+def _limit_output() -> None:
+    """Let this process and its children write no file beyond MAX_OUTPUT (SIGXFSZ ends them)."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    most = MAX_OUTPUT if hard == resource.RLIM_INFINITY else min(MAX_OUTPUT, hard)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def _end(child: object) -> None:

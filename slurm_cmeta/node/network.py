@@ -7,7 +7,8 @@ Facts, none of which needs a program:
 `network.device`  every device, active or not: `mlx5_0 infiniband 200 Gb/sec (4X HDR) active`
 
 A port that is down, or waits for its subnet manager, gives no kind: a job that wants the fabric
-would fail there. Nor is it `none`: the same node has it when the cable or the switch is back.
+would fail there. Nor is it `none`: the same node has it when the cable or the switch is back. So
+`network` is then unknown, beside the kinds that are up.
 
 An Ethernet port of a channel adapter is `roce` where it is active. Whether the site runs RoCE on it
 (lossless switches, addresses) is not told by the host; that RDMA works between two such ports is.
@@ -97,8 +98,7 @@ def probe(host: Host, found: Found) -> None:
             found.fact("network", port.kind, port.source)
         elif port.kind not in active:
             found.warn(f"{port.device}: its {port.kind} port is {port.state}")
-            if not active:
-                found.cannot_tell("network", f"{port.device} ({port.kind}) is {port.state}")
+            found.cannot_tell("network", f"{port.device} ({port.kind}) is {port.state}")
     if not ports and not found.is_unknown("network"):
         for key in KEYS:
             found.fact(key, NONE, CLASSES)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 GENERIC = "generic"
 """archspec's vendor of psABI levels, architecture revisions and families."""
 
+NEVER = (999, 0)
+"""What listed_since() gives for a flag that no Linux lists."""
+
 _POWER = ("ppc64le", "ppc64")
 _CHECKED = ("x86_64", "aarch64", "riscv64", *_POWER)
 """Families of which archspec tells more than the family."""
@@ -97,6 +100,23 @@ def has_flag(flag: str, features: frozenset[str], family: str) -> bool:
     )
 
 
+def listed_since(flag: str, family: str) -> tuple[int, int] | None:
+    """Return the first Linux whose /proc/cpuinfo lists `flag` on CPUs of `family` that have it.
+
+    None where that is 4.18 or older (RHEL 8), or where nobody looked; NEVER where no Linux does. Of
+    a flag that an older kernel does not list nobody can tell whether the CPU has it. A distribution
+    may have taken the flag over earlier. The same name (`sha512`) may be of either family.
+    """
+    since: dict[str, str | None] = load("isa")["since"]["flags"].get(family, {})
+    if flag not in since:
+        return None
+    release = since[flag]
+    if release is None:
+        return NEVER
+    major, minor = release.split(".")
+    return int(major), int(minor)
+
+
 def implied_by_family(family: str) -> list[str]:
     """Return the flags that archspec gives to a whole family, sorted (`altivec` for POWER)."""
     aliases = load("cpu_flags")["feature_aliases"]
@@ -165,7 +185,3 @@ def _shown(flags: Iterable[str]) -> frozenset[str]:
     """Add what Linux does not list: SSSE3 implies SSE3 (archspec's Microarchitecture)."""
     found = frozenset(flags)
     return found | {"sse3"} if "ssse3" in found else found
-
-
-def listed_since(flag: str) -> tuple[int, int] | None:
-    return {"amx_tile": (5, 16), "avx_vnni": (5, 12), "sha512": (999, 0)}.get(flag)

@@ -18,6 +18,8 @@ _FORM_FACTOR = re.compile(r"(?<=[0-9a-z])(pcie|sxm\d?|nvl)$")
 _RELEASE = re.compile(r"\d{1,4}(?:\.\d{1,4}){1,3}", re.ASCII)
 _CAPABILITY = re.compile(r"(?:sm|compute)_(\d{1,2})(\d)[af]?", re.ASCII)
 
+_TARGET = re.compile(r"sm_([1-9]\d{1,2})([af]?)", re.ASCII)
+
 _models: dict[str, GpuModel] = {}
 _numbers: dict[tuple[str, str], GpuModel] = {}
 
@@ -79,8 +81,9 @@ def slug(product: str) -> str | None:
 def is_ambiguous_feature(feature: str) -> bool:
     """Tell whether a feature that names a GPU may well mean something else, such as a rack.
 
-    A letter with one or two digits (`t4`, `a10`), bare numbers (`3090`) and proper names (`thor`)
-    are; with a brand in front (`tesla_t4`, `gpu_a10`) they are not.
+    A letter with digits (`t4`, `b200`) is, but for the usual ones (`a100`, `h100`, `v100`); so are
+    bare numbers (`3090`) and proper names (`thor`). With a brand in front (`tesla_t4`,
+    `gpu_b200`) they are not.
     """
     found = _spelled(feature)
     ambiguous = vocabulary.load("gpu_models")["ambiguous_as_feature"]
@@ -116,6 +119,24 @@ def capability(arch: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def is_capability(name: str) -> bool:
+    """Tell whether `sm_NN`, `sm_NNa` or `sm_NNf` is a target that exists: `sm_90a`, not `sm_77`."""
+    found = _TARGET.fullmatch(name)
+    if found is None:
+        return False
+    table = vocabulary.load("gpu_models")["capabilities"]
+    return int(found[1]) in (table["suffixes"][found[2]] if found[2] else table["numbers"])
+
+
+def is_tegra(number: int) -> bool:
+    """Tell whether a compute capability times ten (`87`) is that of a Tegra, as on a Jetson.
+
+    Code that is built for it (`sm_87`) runs on no desktop or data center GPU, and theirs not on it
+    (CUDA C++ Programming Guide, Binary Compatibility).
+    """
+    return number in vocabulary.load("gpu_models")["capabilities"]["tegra"]
+
+
 def _numeric(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split("."))
 
@@ -128,6 +149,7 @@ def _spelled(name: str) -> _Spelled | None:
     lowered = name.lower().replace("(r)", " ").replace("data center", " ")
     said = [_FORM_FACTOR.sub("", word) for word in re.split(r"[^0-9a-z]+", lowered) if word]
     words = [word for word in said if word not in table["brands"]]
+    vendors = {table["brands"][word] for word in said if word in table["brands"]} - {None}
     _load()
     for count in range(len(words), 0, -1):
         found = _models.get("".join(words[:count]))
@@ -136,6 +158,8 @@ def _spelled(name: str) -> _Spelled | None:
         rest = words[count:]
         if not all(w in table["qualifiers"] or _QUALIFIER.fullmatch(w) for w in rest):
             return None
+        if not vendors <= {found.vendor}:
+            return None  # `amd_a10`, `intel_p4`: nothing of NVIDIA's, whatever it is
         spelling = "".join(words[:count])
         if spelling in table["arch_varies"]:
             found = found._replace(arch=None)
@@ -154,39 +178,3 @@ def _load() -> None:
         for number in entry["pci"]:
             _numbers[known.vendor, number] = known
     _models.update(models)
-
-
-def is_capability(name: str) -> bool:
-    return int("".join(c for c in name if c.isdigit())) in {
-        20,
-        21,
-        30,
-        32,
-        35,
-        37,
-        50,
-        52,
-        53,
-        60,
-        61,
-        62,
-        70,
-        72,
-        75,
-        80,
-        86,
-        87,
-        88,
-        89,
-        90,
-        100,
-        101,
-        103,
-        110,
-        120,
-        121,
-    }
-
-
-def is_tegra(number: int) -> bool:
-    return number in {32, 53, 62, 72, 87, 101, 110}

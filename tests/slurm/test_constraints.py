@@ -18,13 +18,14 @@ from cluster import Cluster, Node
 from slurm_cmeta import match
 from slurm_cmeta.cluster import Cluster as Known
 from slurm_cmeta.cluster import NodeClass, Partition
+from slurm_cmeta.compare import MATCH
 from slurm_cmeta.constraint.addition import add
 from slurm_cmeta.constraint.grammar import parse
 from slurm_cmeta.constraint.select import Expression
 from slurm_cmeta.decide import Wishes, decide
 from slurm_cmeta.requirement import KEYS, Requirement
 
-CASES = int(os.environ.get("CASES", "60"))
+CASES = int(os.environ.get("CASES", "100"))
 SEED = int(os.environ.get("SEED", "1"))
 
 NODES = {
@@ -220,7 +221,7 @@ def test_jobs_go_where_both_the_user_and_the_image_allow(oracle: Oracle, case: i
     )
     known = Known(classes, False, "a test", (Partition("all", True), Partition("half")))
     decision = decide("/i/img.sif", requirements, known, wishes)
-    fit = {c.nodes for c in classes if match.judge(requirements, c).verdict == match.MATCH}
+    fit = {c.nodes for c in classes if match.judge(requirements, c).verdict == MATCH}
     where = ("-p", wishes.partitions) if wishes.partitions else ()
     by_user = oracle.nodes(wishes.constraint, *where)
     told = f"{wishes} {[(r.key, r.value) for r in requirements]} {features} {decision[:5]}"
@@ -229,7 +230,12 @@ def test_jobs_go_where_both_the_user_and_the_image_allow(oracle: Oracle, case: i
         return
     ours = decision.constraint or wishes.constraint
     excluded = ("-x", decision.exclude) if decision.exclude else ()
-    assert oracle.nodes(ours, *where, *excluded) == by_user & fit, told
+    by_us, parsed = oracle.nodes(ours, *where, *excluded), parse(wishes.constraint)
+    if parsed is not None and parsed.counted:
+        # What a count allows on one node alone depends in slurmctld on the other nodes' names.
+        assert by_us <= fit, told
+        return
+    assert by_us == by_user & fit, told
     if decision.prefer:
         assert oracle.nodes(decision.prefer, *where, *excluded) <= by_user & fit, told
     if case % 10 == 0:

@@ -116,7 +116,7 @@ def test_a_step_in_the_jobs_own_image_is_not_looked_at_again(
     other = place / "copy.sif"
     other.write_bytes(zen4.read_bytes())
     (line,) = matched(other)
-    assert line.startswith(f"--image {other} --nodelist top1 --step yes --slurm-conf ")
+    assert line.startswith(f"--image {other} --partition all --nodelist top1 --step yes ")
     assert len(matched(zen4, "")) == 1
     assert len(matched(zen4, handed.replace("match", "unknown"))) == 1
     assert len(matched(zen4, f"{handed} SLURM_HET_SIZE=2")) == 1

@@ -235,6 +235,17 @@ def max1550(root: Path) -> None:
         device(root, f"{domain}:{bus}:00.0", "8086:0BD6", "38000", "i915")
 
 
+def wsl2(root: Path, device_node: bool = True, bus: bool = True) -> None:
+    """WSL 2 with a GPU: microsoft/WSL2-Linux-Kernel drivers/hv/dxgkrnl; no other PCI device."""
+    write(root, "/proc/cpuinfo", "processor\t: 0\n")
+    write(root, "/proc/driver/rtc", "rtc_time\t: 01:02:03\n")
+    device(root, "5582:00:00.0", "1AF4:105A", "18000", "virtio-pci")
+    if bus:
+        device(root, "6c3d:00:00.0", "1414:008E", "30200", "dxgkrnl")
+    if device_node:
+        write(root, "/dev/dxg", "")
+
+
 def desktop(root: Path) -> None:
     """A desktop whose processor has graphics, and nothing else."""
     write(root, "/proc/cpuinfo", "processor\t: 0\n")

@@ -8,6 +8,7 @@ import pytest
 
 from slurm_cmeta.cluster import Cluster, NodeClass, Partition
 from slurm_cmeta.decide import Decision, Wishes, decide
+from slurm_cmeta.nodefacts import SiteNames
 from slurm_cmeta.policy import Policy
 from slurm_cmeta.requirement import KEYS, Requirement
 from slurm_cmeta.words import explain
@@ -253,6 +254,15 @@ def test_nodes_of_other_partitions_are_no_reason_to_accept() -> None:
     assert outcome(at_site(ARM, partitions="arm"))[:3] == ("match", "accept", None)
 
 
+def test_where_a_filter_may_choose_the_partition_all_of_them_count() -> None:
+    """A job_submit plugin may send the job to `arm`: it is slurmctld's to say no."""
+    routed = SITE._replace(routed=True)
+    decision = decide("/i/img.sif", [ARM], routed, Wishes())
+    assert outcome(decision)[:3] == ("match", "accept", "aarch64")
+    decision = decide("/i/img.sif", [ARM], routed, Wishes(partitions="all"))
+    assert outcome(decision)[:2] == ("mismatch", "reject")
+
+
 def test_nodes_of_other_partitions_are_no_reason_to_narrow() -> None:
     assert outcome(at_site(V3_NEED, partitions="gpu"))[2] is None
     assert outcome(at_site(V3_NEED))[2] == "x86_64_v3"
@@ -422,3 +432,16 @@ def test_requirements_are_said_by_name_and_value() -> None:
         "error: img.sif needs gpu nvidia (a test), cuda >= 12.4 (a test), but none of the 3 nodes "
         "can run it: g1 has cuda 12.2; g2 has cuda 11.8; c1 has no GPU, no CUDA"
     )
+
+
+def test_what_made_the_difference_is_said_by_the_constraint() -> None:
+    """Not `zen4`, which happens to be the CPU of the nodes with the newer driver."""
+    cluster = {"g1": "x86_64,zen2,a100,cuda=11.8", "h1": "x86_64,zen4,h100,cuda=12.4"}
+    assert run(need("cuda", "12.2"), cluster=cluster).constraint == "cuda=12.4"
+    assert run(need("gpu.arch", "sm_90"), cluster=cluster).constraint == "h100"
+    cluster = {"g1": "x86_64,zen2,gpu_old", "h1": "x86_64,zen4,gpu_new,rack1"}
+    names = SiteNames(means={"gpu_new": ("nvidia", "sm=90"), "gpu_old": ("nvidia", "sm=70")})
+    nodes = Cluster(tuple(classes(cluster)), False, "a test")
+    wanted = [need("gpu.arch", "sm_90")]
+    decision = decide("/i/i.sif", wanted, nodes, Wishes(gpus=True), Policy(names=names))
+    assert decision.constraint == "gpu_new"

@@ -54,6 +54,13 @@ TABLE = vocabulary.load("gpu_models")
         ("rtx_3080_laptop", None),
         ("vii", None),
         ("node-a100-rack", None),
+        ("amd_a10", None),  # a brand of another vendor
+        ("intel_p4", None),
+        ("nvidia_mi300a", None),
+        ("instinct_a100", None),
+        ("nvidia_amd_a100", None),
+        ("gpu_mi210", "mi210"),
+        ("nvidia_tesla_t4", "t4"),
         ("", None),
         ("a100\x00", "a100"),
         ("\N{FULLWIDTH LATIN SMALL LETTER A}100", None),
@@ -156,6 +163,22 @@ def test_a_name_of_several_generations_says_no_architecture() -> None:
         ("rtx3090", False),
         ("l40s", False),
         ("bigmem", False),
+        ("b200", True),
+        ("B300", True),
+        ("h800", True),
+        ("v620", True),
+        ("r9700", True),
+        ("a6000", True),
+        ("nvidia_b200", False),
+        ("gpu_b200", False),
+        ("radeonprov620", False),
+        ("gb200", False),
+        ("gh200", False),
+        ("h200", False),
+        ("v100", False),
+        ("p100", False),
+        ("v100-32", False),
+        ("b200-180gb", True),
     ],
 )
 def test_a_short_name_may_mean_something_else(feature: str, ambiguous: bool) -> None:
@@ -164,7 +187,8 @@ def test_a_short_name_may_mean_something_else(feature: str, ambiguous: bool) -> 
 
 def test_every_short_name_is_marked_as_ambiguous() -> None:
     spellings = {s for n, m in TABLE["models"].items() for s in (n, *m["names"])}
-    short = {s for s in spellings if re.fullmatch(r"[a-z]\d{1,2}|\d+", s)}
+    short = {s for s in spellings if re.fullmatch(r"[a-z]\d{1,4}|\d+", s)}
+    short -= {"a100", "h100", "h200", "v100", "p100"}
     assert short <= set(TABLE["ambiguous_as_feature"]) <= spellings
     assert set(TABLE["arch_varies"]) <= spellings
 
@@ -248,3 +272,41 @@ def test_capabilities_compare_as_numbers() -> None:
     assert gpus.capability("compute_90a") == (9, 0)
     assert gpus.capability("gfx90a") is None
     assert gpus.capability("sm_8\N{ARABIC-INDIC DIGIT ZERO}") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("sm_80", True),
+        ("sm_90a", True),
+        ("sm_100f", True),
+        ("sm_121", True),
+        ("sm_90f", False),
+        ("sm_80a", False),
+        ("sm_77", False),
+        ("sm_10", False),
+        ("sm_999", False),
+        ("sm_080", False),
+        ("sm_8", False),
+        ("sm_80 ", False),
+        ("sm_8\N{ARABIC-INDIC DIGIT ZERO}", False),
+        ("compute_80", False),
+        ("gfx90a", False),
+        ("", False),
+    ],
+)
+def test_capabilities_that_exist(name: str, there: bool) -> None:
+    assert gpus.is_capability(name) is there
+
+
+def test_every_model_has_a_capability_that_exists() -> None:
+    of_nvidia = [m["arch"] for m in TABLE["models"].values() if m["vendor"] == "nvidia"]
+    assert [arch for arch in of_nvidia if not gpus.is_capability(arch)] == []
+
+
+def test_tegra_is_told_from_desktop() -> None:
+    assert [n for n in TABLE["capabilities"]["numbers"] if gpus.is_tegra(n)] == [
+        *(32, 53, 62, 72, 87, 101, 110)
+    ]
+    jetsons = {m["arch"] for n, m in TABLE["models"].items() if n in ("xavier", "orin", "thor")}
+    assert all(gpus.is_tegra(int(arch.removeprefix("sm_"))) for arch in jetsons)

@@ -102,6 +102,47 @@ def test_a_gpu_that_no_driver_has_is_unknown_beside_a_topology(tmp_path: Path) -
     assert set(unknown(look(tmp_path))) == set(amd.KEYS)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ("1002:74A1", "120000"),  # MI300X
+        ("1002:7408", "38000"),  # MI250X
+        ("1002:73BF", "30000"),  # Radeon RX 6800
+        ("1002:7FFF", "120000"),  # an accelerator of tomorrow
+        ("1002:7FFE", "38000"),
+    ],
+)
+def test_a_gpu_for_computing_that_the_topology_lacks_is_unknown(
+    tmp_path: Path, numbers: str, code: str
+) -> None:
+    """amdgpu has it, and KFD only the processor: early after a boot, or after a failed reset."""
+    server(tmp_path)
+    kfd_cpu(tmp_path, 0)
+    device(tmp_path, "0000:c1:00.0", numbers, code, "amdgpu")
+    found = look(tmp_path)
+    assert facts(found) == {}
+    reason = "1 amd GPU (0000:c1:00.0) on the PCI bus, but ROCm's driver (KFD) serves none"
+    assert unknown(found) == dict.fromkeys(amd.KEYS, reason)
+
+
+def test_a_gpu_with_a_display_that_rocm_does_not_support_is_none(tmp_path: Path) -> None:
+    """A Radeon Pro WX 3200 (Polaris 23), which amdgpu has and KFD does not list."""
+    server(tmp_path)
+    kfd_cpu(tmp_path, 0)
+    device(tmp_path, "0000:c1:00.0", "1002:6981", "30000", "amdgpu")
+    assert facts(look(tmp_path)) == none_of_all()
+
+
+def test_graphics_of_a_processor_without_a_connector_are_none(tmp_path: Path) -> None:
+    """A laptop with Strix Point (gfx1150): its class is that of a display controller, not VGA."""
+    server(tmp_path)
+    kfd_cpu(tmp_path, 0)
+    kfd_gpu(tmp_path, 1, 110500, 0x150E, 0xC100, 32)
+    device(tmp_path, "0000:c1:00.0", "1002:150E", "38000", "amdgpu")
+    found = look(tmp_path)
+    assert (facts(found), found.warnings) == (none_of_all(), [])
+
+
 def test_a_gpu_for_virtual_machines_is_none_and_said(tmp_path: Path) -> None:
     server(tmp_path)
     device(tmp_path, "0000:c1:00.0", "1002:740F", "38000", "vfio-pci")

@@ -238,9 +238,10 @@ def test_armv9_counts_before_armv8_6(tmp_path: Path) -> None:
     [
         ("POWER9 (raw), altivec supported", "ppc64le", "power9le", "IBM"),
         ("POWER9, altivec supported", "ppc64", "power9", "IBM"),
-        ("POWER11 (architected), altivec supported", "ppc64le", "power10le", "IBM"),
+        ("Power11 (architected), altivec supported", "ppc64le", "power10le", "IBM"),
+        ("Power11 (raw), altivec supported", "ppc64le", "power10le", "IBM"),
+        ("POWER8E (raw), altivec supported", "ppc64le", "power8le", "IBM"),
         ("POWER5 (gr)", "ppc64", "ppc64", "IBM"),
-        ("PPC970MP, altivec supported", "ppc64", "ppc64", None),
     ],
 )
 def test_power(line: str, machine: str, name: str, vendor: str | None, tmp_path: Path) -> None:
@@ -250,6 +251,26 @@ def test_power(line: str, machine: str, name: str, vendor: str | None, tmp_path:
     assert found.value("cpu.vendor") == vendor
     known = "vsx" in (found.value("isa") or "")
     assert known == (machine == "ppc64le" or name == "power9")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "cpu\t\t: PPC970MP, altivec supported",
+        "cpu\t\t: Power (architected), altivec supported",
+        "cpu\t\t: POWER99999",
+        "cpu\t\t: POWER9 (raw)\n\nprocessor\t: 1\ncpu\t\t: unknown (00000000)",
+        "\n".join(f"cpu\t\t: POWER9 ({n})" for n in range(cpu.MAX_KINDS + 1)),
+    ],
+)
+@pytest.mark.parametrize("machine", ["ppc64le", "ppc64"])
+def test_a_power_of_no_known_generation_is_unknown(
+    lines: str, machine: str, tmp_path: Path
+) -> None:
+    found = probed(tmp_path, f"processor\t: 0\n{lines}\n", machine)
+    assert found.value("arch") == machine
+    for key in ("cpu", "cpu.level", "cpu.ancestors"):
+        assert "nothing that tells a CPU" in unknown(found, key)
 
 
 @pytest.mark.parametrize(

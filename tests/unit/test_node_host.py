@@ -144,3 +144,57 @@ def test_what_a_program_leaves_behind_does_not_hold_the_answer_up(
     begun = time.monotonic()
     assert Host().run(program("sleep 30 & echo answer")) == "answer\n"
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exec yes",
+        "exec yes >&2",
+        "yes; exit 0",
+        "yes & wait; exit 0",
+        "trap '' XFSZ; yes",
+        "trap '' XFSZ; while :; do yes 2>&1; done",  # is ended at the deadline
+    ],
+)
+def test_a_program_that_prints_for_ever_is_ended(
+    program: Callable[[str], str], script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "MAX_OUTPUT", 1 << 20)
+    begun = time.monotonic()
+    with pytest.raises(Unreadable, match="tool prints without end: more than 1 MiB"):
+        Host().run(program(script), seconds=3)
+    assert time.monotonic() - begun < 5
+
+
+def test_no_file_of_a_program_grows_without_end(
+    program: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "MAX_OUTPUT", 1 << 20)
+    with pytest.raises(Unreadable, match="tool failed"):
+        Host().run(program(f"exec yes > {tmp_path}/log"), seconds=3)
+    assert (tmp_path / "log").stat().st_size <= 1 << 20
+
+
+def test_much_output_below_the_limit_is_an_answer(program: Callable[[str], str]) -> None:
+    assert len(Host().run(program("yes | head -c 3000000"))) == 3_000_000
+
+
+def test_hung_programs_have_one_deadline_together(
+    program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "ALL_COMMANDS_SECONDS", 1.0)
+    program('case "$1" in hang) sleep 300;; esac; echo answer')
+    host = Host()
+    begun = time.monotonic()
+    assert host.run("tool", "answer") == "answer\n"
+    for most in (r"0\.6", r"0\.[0-4]"):  # what is left of the second
+        with pytest.raises(Unreadable, match=f"tool gave no answer in {most}"):
+            host.run("tool", "hang", seconds=0.6)
+    for argument in ("hang", "answer"):
+        with pytest.raises(Unreadable, match="tool: no time left, programs have already taken 1 s"):
+            host.run("tool", argument)
+    with pytest.raises(Missing):
+        host.run("no-such-program-anywhere")
+    assert time.monotonic() - begun < 5
+    assert Host().run("tool", "answer") == "answer\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import ModuleType
 
 import gpu_hosts
 import gpu_probing
@@ -50,6 +51,34 @@ def test_a_host_without_discrete_intel_gpus_certainly_has_none(tmp_path: Path, h
     found = look(tmp_path)
     assert facts(found) == none_of_all()
     assert (found.unknown, found.warnings) == ([], [])
+
+
+@pytest.mark.parametrize("probe", [nvidia, amd, intel])
+@pytest.mark.parametrize(("device_node", "bus"), [(True, True), (True, False), (False, True)])
+def test_a_gpu_of_the_windows_host_is_of_unknown_make(
+    tmp_path: Path, probe: ModuleType, device_node: bool, bus: bool
+) -> None:
+    gpu_hosts.wsl2(tmp_path, device_node, bus)
+    found = gpu_probing.look(probe, tmp_path)
+    assert facts(found) == {}
+    assert set(unknown(found)) == set(probe.KEYS)
+    assert all("the Windows host" in reason for reason in unknown(found).values())
+
+
+@pytest.mark.parametrize("probe", [nvidia, amd, intel])
+def test_wsl_without_a_gpu_has_none(tmp_path: Path, probe: ModuleType) -> None:
+    gpu_hosts.wsl2(tmp_path, device_node=False, bus=False)
+    device(tmp_path, "0000:00:08.0", "1414:5353", "30000", "hyperv_drm")  # Hyper-V's console
+    found = gpu_probing.look(probe, tmp_path)
+    assert facts(found) == {key: ["none"] for key in probe.KEYS}
+
+
+@pytest.mark.parametrize("driver", ["i915", "xe"])
+def test_a_known_card_of_the_driver_is_never_none(tmp_path: Path, driver: str) -> None:
+    server(tmp_path)
+    device(tmp_path, "0000:18:00.0", "8086:0BD6", "38000", driver)
+    device(tmp_path, "0000:19:00.0", "8086:0BD6", "38000")
+    assert facts(look(tmp_path)) == {"intel.model": ["Intel Data Center GPU Max 1550"]}
 
 
 def test_a_card_beside_the_graphics_of_the_processor(tmp_path: Path) -> None:

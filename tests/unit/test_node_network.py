@@ -100,11 +100,16 @@ def test_a_down_port_beside_an_active_one_of_its_kind_is_no_news(tmp_path: Path)
     assert found.unknown == []
 
 
-def test_a_down_port_beside_an_active_one_of_another_kind_is_a_warning(tmp_path: Path) -> None:
-    found = ask(network.probe, build(tmp_path, {**SLINGSHOT, **rdma("mlx5_1", state="1: DOWN")}))
-    assert of(found, "network") == ["slingshot"]
+@pytest.mark.parametrize(("other", "kind"), [(SLINGSHOT, "slingshot"), (ROCE, "roce")])
+def test_a_down_port_beside_an_active_one_of_another_kind_is_not_known_to_be_absent(
+    tmp_path: Path, other: Files, kind: str
+) -> None:
+    """What --apply wrote when it was up has to stay, as where it is the only port."""
+    found = ask(network.probe, build(tmp_path, {**other, **rdma("mlx5_1", state="1: DOWN")}))
+    assert of(found, "network") == [kind]
     assert found.warnings == ["mlx5_1: its infiniband port is down"]
-    assert found.unknown == []
+    assert why(found, "network") == "mlx5_1 (infiniband) is down"
+    assert not found.is_unknown("network.device")
 
 
 @pytest.mark.parametrize(

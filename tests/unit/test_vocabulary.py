@@ -256,3 +256,34 @@ def test_every_flag_that_gcc_uses_for_a_cpu_is_known_of_it(target: str) -> None:
         option = GCC_OPTIONS.get(flag, flag.replace("sse4_", "sse4."))
         if {option, option.replace("_", ""), option.replace("_", "-")} & enabled:
             assert flag in known
+
+
+@pytest.mark.parametrize(
+    ("flag", "family", "since"),
+    [
+        ("avx512_bf16", "x86_64", (5, 3)),
+        ("amx_tile", "x86_64", (5, 16)),
+        ("amx_int8", "x86_64", (5, 17)),
+        ("avx_ifma", "x86_64", cpu_flags.NEVER),
+        ("sha512", "x86_64", cpu_flags.NEVER),
+        ("sha512", "aarch64", None),
+        ("sve2", "aarch64", (5, 2)),
+        ("bf16", "aarch64", (5, 6)),
+        ("avx2", "x86_64", None),
+        ("avx512_vnni", "x86_64", None),
+        ("altivec", "ppc64le", None),
+        ("", "", None),
+    ],
+)
+def test_a_flag_is_listed_from_some_linux_on(
+    flag: str, family: str, since: tuple[int, int] | None
+) -> None:
+    assert cpu_flags.listed_since(flag, family) == since
+
+
+def test_what_is_said_of_the_kernel_is_said_of_flags_that_programs_need() -> None:
+    isa = vocabulary.load("isa")
+    for family, flags in isa["flags"].items():
+        assert set(isa["since"]["flags"][family]) <= set(flags)
+        for flag in isa["since"]["flags"][family]:
+            assert (4, 18) < (cpu_flags.listed_since(flag, family) or (0, 0)) <= cpu_flags.NEVER
