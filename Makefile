@@ -74,7 +74,7 @@ install:
 	    "$$($(PYTHON) -c 'import sys; print(sys.executable)')" '$(LIBDIR)' "$${name#*:}" > '$(DESTDIR)$(PREFIX)/bin/'"$${name%:*}"; \
 	  chmod 755 '$(DESTDIR)$(PREFIX)/bin/'"$${name%:*}"; \
 	done
-	install -m 644 lua/cmeta.lua lua/cmeta_nodes.lua $(DESTDIR)$(PREFIX)/share/slurm-cmeta/
+	install -m 644 lua/cmeta.lua lua/cmeta_expression.lua lua/cmeta_nodes.lua $(DESTDIR)$(PREFIX)/share/slurm-cmeta/
 	for section in 1 5 8; do \
 	  install -d $(DESTDIR)$(MANDIR)/man$$section; \
 	  install -m 644 docs/man/*.$$section $(DESTDIR)$(MANDIR)/man$$section/; \

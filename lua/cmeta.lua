@@ -6,12 +6,16 @@
 --
 -- No error leaves this file: whatever goes wrong, the job stays as the user wrote it.
 
+local expressions = require("cmeta_expression")
+
 local cmeta = { version = "0.1.0" }
 
-local MAX_EXPRESSION = 1024 -- slurmctld takes no longer one (job_mgr.c, _test_job_desc_fields)
 local MAX_HOSTLIST = 65536
-local NAME = "^[%w_.=+:/@~%%%-]+$"
+local MAX_MEMORY = 2 ^ 30 -- MiB: a pebibyte
 local HOSTLIST = "^[%w_.,%[%]%-]+$"
+local GPU = "^[Gg][Pp][Uu][%w_.:%-]*$"
+local MAX_GPU = 64
+local MAX_RECORD = 2048 -- AdminComment has no limit of its own, and accounting keeps it
 
 local function log(text)
    slurm.log_info("%s", "cmeta: " .. text)
@@ -31,51 +35,6 @@ local function handed_over(job_desc)
       end
    end
    return found
-end
-
-local function split(text, separator)
-   local parts, start = {}, 1
-   while true do
-      local at = string.find(text, separator, start, true)
-      parts[#parts + 1] = string.sub(text, start, at and at - 1 or nil)
-      if not at then
-         return parts
-      end
-      start = at + 1
-   end
-end
-
--- True for `a`, `a&b`, `a&(b|c)&d`: the only forms that the client adds. `|` stands in parentheses
--- alone, so nothing of it can undo an AND with what stands before.
-local function is_addition(text)
-   for _, part in ipairs(split(text, "&")) do
-      local group = string.match(part, "^%((.*)%)$")
-      for _, name in ipairs(split(group or part, group and "|" or "&")) do
-         if not string.match(name, NAME) then
-            return false
-         end
-      end
-   end
-   return true
-end
-
--- What `expression` adds to `before` by AND, so that it allows no node that `before` does not allow;
--- nil when it is anything else.
-local function addition(before, expression)
-   if #expression > MAX_EXPRESSION then
-      return nil
-   end
-   for _, kept in ipairs(before == "" and { "" } or { before .. "&", "(" .. before .. ")&" }) do
-      if string.sub(expression, 1, #kept) == kept then
-         local added = string.sub(expression, #kept + 1)
-         return is_addition(added) and added or nil
-      end
-   end
-   return nil
-end
-
-function cmeta.narrows(before, expression)
-   return addition(before, expression) ~= nil
 end
 
 -- The first name in an addition that no node has; nil when all are there, or `features` is nil.
@@ -100,7 +59,7 @@ local function new_expression(field, expression, bases, features)
       end
    end
    for _, base in ipairs(bases) do
-      local added = addition(base, expression)
+      local added = expressions.addition(base, expression)
       local missing = added and missing_name(added, features)
       if missing then
          log("ignored a handed-over " .. field .. ": no node has the feature " .. missing)
@@ -113,8 +72,13 @@ local function new_expression(field, expression, bases, features)
    return nil
 end
 
+-- True when the list is `nodes`, or ends with it.
+local function ends_with(list, nodes)
+   return list == nodes or string.sub(list, -#nodes - 1) == "," .. nodes
+end
+
 local function new_exclude(own, nodes)
-   if not nodes or own == nodes or string.sub(own, -#nodes - 1) == "," .. nodes then
+   if not nodes or ends_with(own, nodes) then
       return nil
    end
    if #nodes > MAX_HOSTLIST or not string.match(nodes, HOSTLIST) then
@@ -122,6 +86,51 @@ local function new_exclude(own, nodes)
       return nil
    end
    return own == "" and nodes or own .. "," .. nodes
+end
+
+-- Memory and GPUs are the user's own affair where they ask for any. min_mem_per_node and
+-- min_mem_per_cpu are nil where they are not set; pn_min_memory holds both, as a number that Lua
+-- cannot tell apart.
+local function new_memory(job_desc, mebibytes)
+   local asked = job_desc.min_mem_per_node or job_desc.min_mem_per_cpu or job_desc.mem_per_tres
+   if not mebibytes or asked then
+      return nil
+   end
+   local value = string.match(mebibytes, "^[1-9]%d*$") and tonumber(mebibytes)
+   if not value or value > MAX_MEMORY then
+      log("ignored a handed-over memory that is no number of MiB")
+      return nil
+   end
+   return value
+end
+
+local function has_gpu(list)
+   for item in string.gmatch(string.lower(list or ""), "[^,]+") do
+      local name = string.match(string.gsub(item, "^gres[:/]", ""), "^[^:=]*")
+      if name == "gpu" or name == "mps" or name == "shard" then
+         return true
+      end
+   end
+   return false
+end
+
+-- The field `gres` takes what --gres takes, in every release; tres_per_node wants a prefix, which is
+-- not the same in all of them.
+local function new_gres(job_desc, gres)
+   if not gres then
+      return nil
+   end
+   for _, field in ipairs({ "tres_per_job", "tres_per_node", "tres_per_socket", "tres_per_task" }) do
+      if has_gpu(job_desc[field]) then
+         return nil
+      end
+   end
+   if #gres > MAX_GPU or not string.match(gres, GPU) or not has_gpu(gres) then
+      log("ignored a handed-over gres that is no GPU")
+      return nil
+   end
+   local own = job_desc.gres or ""
+   return own == "" and gres or own .. "," .. gres
 end
 
 -- Every change to the job, as field -> value; nothing is changed yet.
@@ -138,12 +147,17 @@ local function changes_of(job_desc, decision, features)
    end
    changes.prefer = new_expression("prefer", decision.PREFER, bases, features)
    changes.exc_nodes = new_exclude(job_desc.exc_nodes or "", decision.EXCLUDE)
+   changes.gres = new_gres(job_desc, decision.GRES)
+   changes.min_mem_per_node = new_memory(job_desc, decision.MEMORY)
    return changes
 end
 
+-- Memory comes last: a number cannot be taken back to what was not set.
+local FIELDS = { "features", "prefer", "exc_nodes", "gres", "min_mem_per_node" }
+
 local function apply(job_desc, changes)
    local before, told = {}, {}
-   for _, field in ipairs({ "features", "prefer", "exc_nodes" }) do
+   for _, field in ipairs(FIELDS) do
       if changes[field] then
          before[field] = job_desc[field] or ""
          local done, trouble = pcall(function()
@@ -160,9 +174,34 @@ local function apply(job_desc, changes)
          told[#told + 1] = field .. " " .. changes[field]
       end
    end
-   if #told > 0 then
-      slurm.log_user("%s", "cmeta: " .. table.concat(told, ", "))
-      log("user " .. tostring(job_desc.user_id) .. ": " .. table.concat(told, ", "))
+   return table.concat(told, ", ")
+end
+
+local function tell(told, who)
+   if told ~= "" then
+      slurm.log_user("%s", "cmeta: " .. told)
+      log(who .. ": " .. told)
+   end
+end
+
+-- What the image demands is kept with the job, for the day when the user changes its constraint. The
+-- field is AdminComment: users can read it and not change it, and it is all of our own that
+-- slurm_job_modify sees of a job. A site that writes there itself keeps it for itself. What is kept is
+-- user input all the same, and may be anything that looks like features.
+local function record(job_desc, decision)
+   local kept, required, exclude = {}, decision.REQUIRED, decision.EXCLUDE
+   if required and #required <= expressions.MAX and expressions.is_addition(required) then
+      kept[#kept + 1] = "cmeta requires " .. required
+   end
+   if exclude and ends_with(job_desc.exc_nodes or "", exclude) then
+      kept[#kept + 1] = "cmeta excludes " .. exclude
+   end
+   if decision.PREFERS == "image" and decision.PREFER then
+      kept[#kept + 1] = "cmeta prefers"
+   end
+   local text = table.concat(kept, "; ")
+   if text ~= "" and #text <= MAX_RECORD and (job_desc.admin_comment or "") == "" then
+      job_desc.admin_comment = text
    end
 end
 
@@ -171,6 +210,8 @@ local function without_decision(job_desc, on_missing)
    if on_missing == "reject" then
       slurm.log_user("%s", "cmeta: error: this site takes container jobs only from hosts that have"
          .. " slurm-cmeta's plugin")
+      -- slurmrestd and scrontab keep that from the user.
+      log("user " .. tostring(job_desc.user_id) .. ": refused a container job without a decision")
       return slurm.ERROR
    end
    if on_missing == "warn" then
@@ -216,23 +257,101 @@ local function ensure(job_desc, options)
       log("warning: the snapshot is not looked at: " .. tostring(features))
       features = nil
    end
-   apply(job_desc, changes_of(job_desc, decision, features))
+   tell(apply(job_desc, changes_of(job_desc, decision, features)), "user " .. tostring(job_desc.user_id))
+   if (options.on_modify or "keep") == "keep" then
+      record(job_desc, decision)
+   end
+   return slurm.SUCCESS
+end
+
+-- What becomes of a field that the user sets: with what the image demands.
+local function kept(changes, field, expression, required)
+   local whole = expressions.with_required(expression, required)
+   if not whole then
+      return "the new " .. (field == "features" and "constraint" or "preference") .. " cannot carry what the"
+         .. " image needs, " .. required .. ", and is taken as it is"
+   elseif whole ~= expression then
+      changes[field] = whole
+   end
+   return nil
+end
+
+-- Every change to a modification, as field -> value, and what could not be kept.
+local function changes_of_update(job_desc, comment)
+   local constraint, prefer, exclude = job_desc.features, job_desc.prefer, job_desc.exc_nodes
+   local required = string.match(comment, "cmeta requires ([^;%s]+)")
+   local changes, warnings = {}, {}
+   if required and expressions.is_addition(required) then
+      if constraint then
+         warnings[1] = kept(changes, "features", constraint, required)
+      end
+      if prefer and prefer ~= "" then
+         warnings[#warnings + 1] = kept(changes, "prefer", prefer, required)
+      end
+   end
+   -- Slurm tries a preference in place of the constraint: one that came with the image would undo what
+   -- the user asks for now. It cannot be taken away here, nor seen whether it is still the job's; but it
+   -- can be no other than the constraint.
+   if string.find(comment, "cmeta prefers", 1, true) and not prefer and constraint then
+      changes.prefer = changes.features or constraint ~= "" and constraint or nil
+   end
+   if exclude then
+      changes.exc_nodes = new_exclude(exclude, string.match(comment, "cmeta excludes ([^;%s]+)"))
+   end
+   return changes, warnings
+end
+
+local function keep(job_desc, job_rec)
+   if not job_rec.container then
+      return
+   end
+   -- Only an administrator can change the comment; in the same request, the new one counts.
+   local comment = job_desc.admin_comment or job_rec.admin_comment or ""
+   local changes, warnings = changes_of_update(job_desc, comment)
+   local told = apply(job_desc, changes)
+   if #warnings > 0 then
+      told = (told == "" and "" or told .. "; ") .. "warning: " .. table.concat(warnings, "; ")
+   end
+   if told == "" then
+      return
+   end
+   log("job " .. tostring(job_rec.job_id) .. ": " .. told)
+   -- 22.05 has no way to tell the user here, and logs an error when one tries.
+   if slurm.ESLURM_INVALID_FEATURE then
+      slurm.log_user("%s", "cmeta: " .. told)
+   end
+end
+
+local function guarded(call)
+   local done, result = pcall(call)
+   if done then
+      return result
+   end
+   pcall(log, "error, the job is left as it is: " .. tostring(result))
    return slurm.SUCCESS
 end
 
 -- Call it from slurm_job_submit; it returns the value to return. Options:
 --   on_missing   what becomes of a container job that brings no decision:
 --                "accept" (default), "warn", "reject"
+--   on_modify    "keep" (default): what the image demands is written into the job's AdminComment, for
+--                cmeta.modify; "accept": it is not
 --   snapshot     a file that `cmeta nodes --snapshot` wrote: a handed-over constraint or preference
 --                that names a feature which no node has is ignored
 --   snapshot_max_age   seconds after which the snapshot is stale, and not relied on: 86400
 function cmeta.ensure(job_desc, options)
-   local done, result = pcall(ensure, job_desc, options or {})
-   if done then
-      return result
-   end
-   pcall(log, "error, the job is left as it is: " .. tostring(result))
-   return slurm.SUCCESS
+   return guarded(function()
+      return ensure(job_desc, options or {})
+   end)
+end
+
+-- Call it from slurm_job_modify with its first two arguments; it returns the value to return. A new
+-- constraint or preference of a job with an image gets what the image demands by AND again.
+function cmeta.modify(job_desc, job_rec)
+   return guarded(function()
+      keep(job_desc, job_rec)
+      return slurm.SUCCESS
+   end)
 end
 
 return cmeta

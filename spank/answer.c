@@ -5,7 +5,13 @@
 
 #include "text.h"
 
-enum { MAX_HOSTLIST = 65536, MAX_MESSAGE = 16384, MAX_MESSAGES = 1024 };
+enum {
+	MAX_HOSTLIST = 65536,
+	MAX_MESSAGE = 16384,
+	MAX_MESSAGES = 1024,
+	MAX_MEMORY_DIGITS = 9, /* MiB; a pebibyte has ten */
+	MAX_GRES = 64,
+};
 
 static const char FIRST_LINE[] = "cmeta 1";
 static const char LAST_LINE[] = "\nend\n";
@@ -43,6 +49,19 @@ static bool keep(char **slot, const char *value, size_t limit)
 	return *slot != NULL;
 }
 
+/* A number above 0, without leading zeros: what slurm_option_set() takes without a word. */
+static bool is_memory(const char *value)
+{
+	return value[0] != '0' && strspn(value, "0123456789") == strlen(value);
+}
+
+/* gpu, gpu:2, gpu:a100:1 and the like. */
+static bool is_gres(const char *value)
+{
+	return strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-") ==
+	       strlen(value);
+}
+
 static bool read_line(struct cmeta_answer *answer, char *line, bool *have_action)
 {
 	char *value = strchr(line, ' ');
@@ -68,6 +87,12 @@ static bool read_line(struct cmeta_answer *answer, char *line, bool *have_action
 		return keep(&answer->prefer, value, CMETA_MAX_EXPRESSION);
 	if (!strcmp(line, "exclude"))
 		return keep(&answer->exclude, value, MAX_HOSTLIST);
+	if (!strcmp(line, "memory"))
+		return is_memory(value) && keep(&answer->memory, value, MAX_MEMORY_DIGITS);
+	if (!strcmp(line, "gres"))
+		return is_gres(value) && keep(&answer->gres, value, MAX_GRES);
+	if (!strcmp(line, "required"))
+		return keep(&answer->required, value, CMETA_MAX_EXPRESSION);
 	if (!strcmp(line, "message"))
 		return add_message(answer, value);
 	return true; /* a key of a later release of this protocol */
@@ -113,5 +138,8 @@ void cmeta_answer_free(struct cmeta_answer *answer)
 	free(answer->constraint);
 	free(answer->prefer);
 	free(answer->exclude);
+	free(answer->memory);
+	free(answer->gres);
+	free(answer->required);
 	*answer = (struct cmeta_answer){0};
 }

@@ -13,6 +13,9 @@ struct cmeta_answer {
 	char *constraint; /* NULL: leave the job's */
 	char *prefer;     /* NULL: leave the job's */
 	char *exclude;    /* NULL: nothing to exclude */
+	char *memory;     /* MiB in decimal, for --mem; NULL: leave the job's */
+	char *gres;       /* to add to the job's --gres; NULL: nothing */
+	char *required;   /* what the image demands of every node; NULL: nothing */
 	char **messages;  /* NULL-terminated, may be NULL */
 	size_t message_count;
 };

@@ -10,6 +10,10 @@
 #define CMETA_HANDOVER_CONSTRAINT "CMETA_CONSTRAINT" /* the whole expression */
 #define CMETA_HANDOVER_PREFER "CMETA_PREFER"         /* the whole expression */
 #define CMETA_HANDOVER_EXCLUDE "CMETA_EXCLUDE"       /* only the nodes that we exclude */
+#define CMETA_HANDOVER_MEMORY "CMETA_MEMORY"         /* MiB, where the user asks for no memory */
+#define CMETA_HANDOVER_GRES "CMETA_GRES"             /* where the user asks for no GPU */
+#define CMETA_HANDOVER_REQUIRED "CMETA_REQUIRED"     /* what the image demands of every node */
+#define CMETA_HANDOVER_PREFERS "CMETA_PREFERS"       /* "image": the user has no --prefer */
 
 /* In place of the image's path: an srun whose components have different images. */
 #define CMETA_SEVERAL_IMAGES "several"

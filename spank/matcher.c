@@ -16,7 +16,8 @@
 
 enum {
 	MAX_ANSWER = 1 << 18,          /* 200 node classes explained take some 40 kB */
-	MAX_ARGUMENTS = 16,
+	MAX_ARGUMENTS = 32,
+	MAX_NODE_LIST = 100000,
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
 	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel */
@@ -73,8 +74,14 @@ static void make_arguments(const struct cmeta_request *request, const char *argv
 {
 	const struct { const char *option, *value; } options[] = {
 		{"--image", request->image},
-		{"--constraint", request->constraint},
-		{"--prefer", request->prefer},
+		{"--constraint", request->wishes->constraint},
+		{"--prefer", request->wishes->prefer},
+		{"--partition", request->wishes->partition},
+		{"--nodelist", request->wishes->nodelist},
+		{"--exclude", request->wishes->exclude},
+		{"--memory", request->wishes->memory ? "yes" : NULL},
+		{"--gpus", request->wishes->gpus ? "yes" : NULL},
+		{"--step", request->step ? "yes" : NULL},
 		{"--slurm-conf", request->slurm_conf},
 		{"--config", request->config},
 		{"--explain", request->explain ? "yes" : NULL},
@@ -84,6 +91,12 @@ static void make_arguments(const struct cmeta_request *request, const char *argv
 	argv[count++] = request->matcher;
 	for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++) {
 		if (!options[i].value || !*options[i].value)
+			continue;
+		/* The kernel takes no longer argument. A list of nodes may well be missing; without
+		 * one of the others there is no answer, and the job is submitted as it is. */
+		if (strlen(options[i].value) > MAX_NODE_LIST &&
+		    (options[i].value == request->wishes->nodelist ||
+		     options[i].value == request->wishes->exclude))
 			continue;
 		argv[count++] = options[i].option;
 		argv[count++] = options[i].value;

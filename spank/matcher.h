@@ -6,13 +6,14 @@
 #include <stdbool.h>
 
 #include "answer.h"
+#include "wishes.h"
 
 struct cmeta_request {
 	const char *matcher;
 	const char *image;      /* absolute path */
-	const char *constraint; /* NULL when the user gave none; the same below */
-	const char *prefer;
-	const char *slurm_conf;
+	const struct cmeta_wishes *wishes;
+	bool step;              /* of an allocation whose nodes are wishes->nodelist */
+	const char *slurm_conf; /* NULL: leave it to the matcher; the same below */
 	const char *config;
 	bool explain;
 	int deadline_ms;

@@ -6,11 +6,13 @@
 
 typedef char *get_function(void *options, const char *name);
 typedef int set_function(void *options, const char *name, const char *value, bool early);
+typedef bool reset_function(void *options, const char *name);
 typedef void free_function(void **memory);
 
 static void *options;
 static get_function *get_option;
 static set_function *set_option;
+static reset_function *reset_option;
 static free_function *free_memory;
 
 /* dlsym() gives an object pointer; ISO C has no cast from that to a function pointer. */
@@ -26,6 +28,7 @@ bool cmeta_client_usable(void)
 	find("opt", &options);
 	find("slurm_option_get", &get_option);
 	find("slurm_option_set", &set_option);
+	find("slurm_option_reset", &reset_option);
 	find("slurm_xfree", &free_memory);
 	return options && get_option && set_option && free_memory;
 }
@@ -53,4 +56,10 @@ bool cmeta_client_set(const char *name, const char *value)
 	same = now && !strcmp(now, value);
 	free(now);
 	return same;
+}
+
+void cmeta_client_reset(const char *name)
+{
+	if (reset_option)
+		(void)reset_option(options, name);
 }

@@ -18,4 +18,7 @@ char *cmeta_client_get(const char *name);
 /* Set an option, and look whether that worked. */
 bool cmeta_client_set(const char *name, const char *value);
 
+/* As if the option had never been given. Does nothing where Slurm has no function for it. */
+void cmeta_client_reset(const char *name);
+
 #endif

@@ -5,10 +5,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "changes.h"
 #include "handover.h"
 #include "matcher.h"
 #include "slurm_client.h"
 #include "text.h"
+#include "wishes.h"
 
 #ifndef CMETA_DEFAULT_SLURM_CONF
 #define CMETA_DEFAULT_SLURM_CONF "/etc/slurm/slurm.conf"
@@ -34,6 +36,8 @@ static void forget_handover(spank_t spank)
 	static const char *const names[] = {
 		CMETA_HANDOVER_IMAGE, CMETA_HANDOVER_MULTI_PROG, CMETA_HANDOVER_VERDICT,
 		CMETA_HANDOVER_CONSTRAINT, CMETA_HANDOVER_PREFER, CMETA_HANDOVER_EXCLUDE,
+		CMETA_HANDOVER_MEMORY, CMETA_HANDOVER_GRES, CMETA_HANDOVER_REQUIRED,
+		CMETA_HANDOVER_PREFERS,
 	};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
@@ -106,6 +110,35 @@ static bool is_step(void)
 	return spank_context() == S_CTX_LOCAL && getenv("SLURM_JOB_ID") != NULL;
 }
 
+/* The nodes of the allocation that a step starts in, on the heap; NULL where they are not known: srun
+ * may name another job than the one that it runs in. */
+static char *allocation_nodes(void)
+{
+	const char *job = getenv("SLURM_JOB_ID");
+	char *named = cmeta_client_get("jobid"), *group = cmeta_client_get("het-group");
+	char *variable = group ? cmeta_format("SLURM_JOB_NODELIST_HET_GROUP_%s", group)
+			       : strdup("SLURM_JOB_NODELIST");
+	const char *nodes = variable ? getenv(variable) : NULL;
+	char *found = nodes && job && named && !strcmp(job, named) ? strdup(nodes) : NULL;
+
+	free(variable);
+	free(group);
+	free(named);
+	return found;
+}
+
+/* True when the job was matched with this image when it was submitted: a step in it has the same. To
+ * be asked before forget_handover(). */
+static bool is_matched_already(const char *image)
+{
+	const char *outer = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_IMAGE);
+	const char *verdict = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_VERDICT);
+
+	/* The components of a heterogeneous job share an environment, and have different nodes. */
+	return image && outer && verdict && !getenv("SLURM_HET_SIZE") &&
+	       !strcmp(verdict, "match") && !strcmp(outer, image);
+}
+
 static void say_settings_error(const struct cmeta_settings *settings)
 {
 	char *place = cmeta_settings_locate(find_slurm_conf(settings), settings->wrong);
@@ -115,29 +148,41 @@ static void say_settings_error(const struct cmeta_settings *settings)
 	free(place);
 }
 
-static void apply_exclude(const char *exclude)
+/* A number alone would do, but not where the option's own unit is another one some day. */
+static void apply_memory(const char *mebibytes)
 {
-	char *own = cmeta_client_get("exclude");
-	char *both = own ? cmeta_format("%s,%s", own, exclude) : strdup(exclude);
+	char *value = cmeta_format("%sM", mebibytes);
 
-	if (both)
-		cmeta_client_set("exclude", both);
-	free(both);
-	free(own);
+	if (value)
+		cmeta_change("mem", value);
+	free(value);
 }
 
-static void apply(spank_t spank, const struct cmeta_answer *answer)
+/* Memory and GPUs are the user's own affair where they ask for any, whatever a matcher answers. */
+static void apply(spank_t spank, const struct cmeta_answer *answer, const struct cmeta_wishes *wishes)
 {
+	const char *memory = wishes->memory ? NULL : answer->memory;
+	const char *gres = wishes->gpus ? NULL : answer->gres;
+
 	if (answer->constraint)
-		cmeta_client_set("constraint", answer->constraint);
+		cmeta_change("constraint", answer->constraint);
 	if (answer->prefer)
-		cmeta_client_set("prefer", answer->prefer);
+		cmeta_change("prefer", answer->prefer);
 	if (answer->exclude)
-		apply_exclude(answer->exclude);
+		cmeta_change_append("exclude", answer->exclude);
+	if (memory)
+		apply_memory(memory);
+	if (gres)
+		cmeta_change_append("gres", gres);
 	hand_over(spank, CMETA_HANDOVER_VERDICT, answer->verdict);
 	hand_over(spank, CMETA_HANDOVER_CONSTRAINT, answer->constraint);
 	hand_over(spank, CMETA_HANDOVER_PREFER, answer->prefer);
 	hand_over(spank, CMETA_HANDOVER_EXCLUDE, answer->exclude);
+	hand_over(spank, CMETA_HANDOVER_MEMORY, memory);
+	hand_over(spank, CMETA_HANDOVER_GRES, gres);
+	hand_over(spank, CMETA_HANDOVER_REQUIRED, answer->required);
+	if (answer->prefer && !wishes->prefer)
+		hand_over(spank, CMETA_HANDOVER_PREFERS, "image");
 }
 
 /* -Q: Slurm's clients then say nothing but warnings and errors, and so do we. */
@@ -164,15 +209,27 @@ static void say_messages(const struct cmeta_answer *answer, bool explained)
 			cmeta_say("%s", answer->messages[i]);
 }
 
-static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
-		   const char *image)
+/* What the matcher has to know of a step: the nodes that it may get. */
+static void read_step(struct cmeta_wishes *wishes)
 {
-	char *constraint = cmeta_client_get("constraint"), *prefer = cmeta_client_get("prefer");
+	const char *partition = getenv("SLURM_JOB_PARTITION"); /* whose policy it is */
+	char *own = cmeta_client_get("nodelist");
+
+	*wishes = (struct cmeta_wishes){
+		.partition = partition ? strdup(partition) : NULL,
+		.nodelist = own ? own : allocation_nodes(),
+		.exclude = cmeta_client_get("exclude"),
+	};
+}
+
+static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
+		   const char *image, const struct cmeta_wishes *wishes, bool step)
+{
 	struct cmeta_request request = {
 		.matcher = settings->matcher,
 		.image = image,
-		.constraint = constraint,
-		.prefer = prefer,
+		.wishes = wishes,
+		.step = step,
 		.slurm_conf = find_slurm_conf(settings),
 		.config = settings->config,
 		.explain = mode == CMETA_EXPLAIN,
@@ -185,19 +242,19 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	if (cmeta_matcher_run(&request, &answer, &fault)) {
 		say_messages(&answer, request.explain);
 		refused = answer.reject;
-		if (!refused)
-			apply(spank, &answer);
+		if (!refused && !step)
+			apply(spank, &answer, wishes);
 		cmeta_answer_free(&answer);
 	} else {
-		cmeta_say("warning: %s; the job is submitted as it is",
-			  fault ? fault : "out of memory");
-		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
+		cmeta_say("warning: %s; the %s", fault ? fault : "out of memory",
+			  step ? "step is started all the same" : "job is submitted as it is");
+		if (!step)
+			hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
 	}
 	free(fault);
-	free(prefer);
-	free(constraint);
 	if (refused) {
-		cmeta_say("error: not submitted; with --cmeta=off the image is not looked at");
+		cmeta_say("error: not %s; with --cmeta=off the image is not looked at",
+			  step ? "started" : "submitted");
 		exit(1);
 	}
 }
@@ -233,21 +290,33 @@ static void tell_nodes(spank_t spank, const char *image)
 
 void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode)
 {
-	char *container = NULL, *image = NULL;
-	forget_handover(spank);
-	if (!cmeta_client_usable())
-		return;
-	container = cmeta_client_get("container");
+	bool usable = cmeta_client_usable(), step = is_step(), matched;
+	char *container = usable ? cmeta_client_get("container") : NULL, *image = NULL;
+	struct cmeta_wishes wishes;
+
+	if (usable)
+		cmeta_changes_forget();
 	if (container && mode != CMETA_OFF)
 		image = make_absolute(container);
+	matched = is_matched_already(image);
+	forget_handover(spank);
+	if (!usable)
+		return;
 	tell_nodes(spank, image);
 	if (container && mode == CMETA_OFF) {
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
 	} else if (image && settings->error) {
 		say_settings_error(settings);
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
-	} else if (image && !is_step()) {
-		decide(spank, settings, mode, image);
+	} else if (image && !step) {
+		cmeta_wishes_read(&wishes, cmeta_client_get);
+		decide(spank, settings, mode, image, &wishes, false);
+		cmeta_wishes_free(&wishes);
+	} else if (image && (!matched || mode == CMETA_EXPLAIN) && !is_reference(image)) {
+		read_step(&wishes);
+		if (wishes.nodelist)
+			decide(spank, settings, mode, image, &wishes, true);
+		cmeta_wishes_free(&wishes);
 	}
 	free(image);
 	free(container);

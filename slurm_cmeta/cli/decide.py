@@ -33,6 +33,7 @@ submission. It is run by the SPANK plugin; `cmeta match` is for people.
   --exclude LIST       the job's own --exclude
   --memory yes         the job asks for memory by itself
   --gpus yes           the job asks for GPUs by itself
+  --step yes           a step of an allocation that has the nodes of --nodelist
   --slurm-conf FILE    where the node classes are read
   --config FILE        cmeta.yaml (default: beside slurm.conf)
   --explain yes        print every requirement and every node class
@@ -44,7 +45,7 @@ example:
 
 _OPTIONS = (
     *("image", "constraint", "prefer", "partition", "nodelist", "exclude", "memory", "gpus"),
-    *("slurm-conf", "config", "explain"),
+    *("step", "slurm-conf", "config", "explain"),
 )
 
 SECONDS = 1.0
@@ -100,7 +101,7 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
     from slurm_cmeta import config
     from slurm_cmeta.cluster import source
 
-    on_error = "accept"
+    on_error, step = "accept", options.get("step") == "yes"
     try:
         settings = config.load(
             options.get("config"), source.find_slurm_conf(options.get("slurm-conf"))
@@ -108,14 +109,17 @@ def _answer(options: dict[str, str]) -> tuple[list[str], int]:
         on_error = settings.on_error
         return _decide(options, settings)
     except CmetaError as error:
-        return _fault(str(error), on_error), error.exit_code
+        return _fault(str(error), on_error, step), error.exit_code
     except Exception as error:
         # A mistake of ours must not cost the job: the plugin reads no traceback, but this.
-        return _fault(f"internal error: {type(error).__name__}: {error}", on_error), EXIT_IMAGE
+        return _fault(
+            f"internal error: {type(error).__name__}: {error}", on_error, step
+        ), EXIT_IMAGE
 
 
-def _fault(reason: str, on_error: str) -> list[str]:
-    level, ending = "warning", "; the job is submitted as it is"
+def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
+    level = "warning"
+    ending = "; the step is started all the same" if step else "; the job is submitted as it is"
     if on_error == "reject":
         level, ending = "error", ""
     message = f"{level}: {clean(reason, MAX_MESSAGE)}{ending}"
@@ -126,6 +130,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
+    from slurm_cmeta.lasting import lasting
     from slurm_cmeta.policy import REJECT
     from slurm_cmeta.requirement import from_facts
     from slurm_cmeta.submission import read_image
@@ -151,7 +156,15 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     requirements = report.requirements
     if own != partition:
         requirements = from_facts(report.facts, settings.strengths(own))
-    decision = decide(options["image"], requirements, cluster, wishes, settings.policy(own))
+    policy, required = settings.policy(own), None
+    if options.get("step") == "yes":
+        from slurm_cmeta.step import decide_step
+
+        place = (wishes.nodelist, wishes.exclude)
+        decision = decide_step(options["image"], requirements, cluster, *place, policy)
+    else:
+        decision = decide(options["image"], requirements, cluster, wishes, policy)
+        required = lasting(requirements, decision, wishes, cluster.changeable, policy.names)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
     if options.get("explain") == "yes":
@@ -163,6 +176,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         "exclude": decision.exclude,
         "memory": decision.memory,
         "gres": decision.gres,
+        "required": required,
     }
     lines = _lines(decision.verdict, decision.action, changes, messages)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK

@@ -161,24 +161,6 @@ def test_salloc_gets_a_fitting_node(cluster: Cluster, make_image: ImageMaker) ->
     assert 'constraint "zen4"' in done.stderr
 
 
-def test_a_step_leaves_its_allocation_alone(cluster: Cluster, make_image: ImageMaker) -> None:
-    image = make_image("x86-zen4", labels=ZEN4)
-    done = cluster.run(
-        [
-            "salloc",
-            "-w",
-            "mid1",
-            "srun",
-            f"--container={image}",
-            "sh",
-            "-c",
-            "echo $SLURMD_NODENAME",
-        ]
-    )
-    assert done.stdout.split() == ["mid1"]
-    assert "constraint" not in done.stderr
-
-
 # --- refusal and policy -------------------------------------------------------------------------
 
 

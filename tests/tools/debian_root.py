@@ -34,6 +34,7 @@ PROFILES = {
     # luck.
     "full": (
         "slurmctld slurmd slurm-client slurm-wlm-basic-plugins libslurm-dev munge liblua5.1-0 "
+        "slurmrestd "
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check mandoc "
         "libsquashfs1 libsquashfs-dev liblzo2-2 python3-cffi-backend qemu-user-static "

@@ -1,8 +1,9 @@
 -- Runs cmeta.ensure() on one job and prints what became of it.
 -- Arguments: LUA-DIRECTORY ON_MISSING FIELD=VALUE... [env:NAME=VALUE...] [trap:FIELD...]
---            [option:NAME=VALUE...]
--- env: entries go to spank_job_env; trap: makes writing that field an error, as slurmctld may.
-slurm = { SUCCESS = 0, ERROR = -1 }
+--            [option:NAME=VALUE...] [record:FIELD=VALUE...]
+-- env: entries go to spank_job_env; trap: makes writing that field an error, as slurmctld may. With a
+-- record: of the job before, cmeta.modify() is run.
+slurm = { SUCCESS = 0, ERROR = -1, ESLURM_INVALID_FEATURE = 2029 }
 local said = {}
 function slurm.log_info(format, ...) said[#said + 1] = "log " .. string.format(format, ...) end
 function slurm.log_user(format, ...) said[#said + 1] = "user " .. string.format(format, ...) end
@@ -10,11 +11,15 @@ function slurm.log_user(format, ...) said[#said + 1] = "user " .. string.format(
 package.path = arg[1] .. "/?.lua;" .. package.path
 local cmeta = require("cmeta")
 local options = { on_missing = arg[2] }
-local fields, env, count, traps = { environment = {} }, {}, 0, {}
+local fields, env, count, traps, record = { environment = {} }, {}, 0, {}, nil
 for i = 3, #arg do
    local entry, trap = string.match(arg[i], "^env:(.*)$"), string.match(arg[i], "^trap:(.*)$")
    local option, setting = string.match(arg[i], "^option:(.-)=(.*)$")
-   if option then
+   local known, before = string.match(arg[i], "^record:(.-)=(.*)$")
+   if known then
+      record = record or {}
+      record[known] = before
+   elseif option then
       options[option] = tonumber(setting) or setting
    elseif entry then
       env[count], count = entry, count + 1
@@ -37,9 +42,14 @@ local job = setmetatable({}, {
       fields[name] = value
    end,
 })
-print("rc " .. tostring(cmeta.ensure(job, options)))
+print("rc " .. tostring(record and cmeta.modify(job, record) or not record and cmeta.ensure(job, options)))
 for _, name in ipairs({ "features", "prefer", "exc_nodes" }) do
    print(name .. " " .. tostring(fields[name]))
+end
+for _, name in ipairs({ "gres", "min_mem_per_node", "admin_comment" }) do
+   if fields[name] then
+      print(name .. " " .. tostring(fields[name]))
+   end
 end
 print("image " .. tostring(fields.environment["SLURM_SPANK_CMETA_IMAGE"]))
 for _, line in ipairs(said) do

@@ -253,6 +253,7 @@ def test_decide_answers_by_the_protocol(cluster: Path, arm: Path) -> None:
         "verdict match",
         "action accept",
         "constraint ib&aarch64",
+        "required aarch64",
         'message arm.sif needs aarch64 (SIF partition descriptor 1): constraint "ib&aarch64", '
         "2 of 5 nodes",
         "end",
@@ -292,7 +293,7 @@ def test_no_value_can_forge_a_line_of_the_answer(cluster: Path, arm: Path) -> No
     evil = "ib\naction reject"
     done = run("decide", "--image", forged, "--slurm-conf", cluster, "--constraint", evil)
     keys = [line.split(" ")[0] for line in done.stdout.splitlines()]
-    assert keys == ["cmeta", "verdict", "action", "exclude", "message", "end"]
+    assert keys == ["cmeta", "verdict", "action", "exclude", "required", "message", "end"]
 
 
 def test_the_submit_path_imports_nothing_it_does_not_need(cluster: Path, arm: Path) -> None:

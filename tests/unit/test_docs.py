@@ -348,7 +348,7 @@ def test_the_examples_of_verdicts_are_true() -> None:
 def test_the_hand_over_is_documented_and_the_same_on_both_sides() -> None:
     header = read("spank/handover.h")
     names = set(re.findall(r'^#define CMETA_HANDOVER_\w+ "(CMETA_\w+)"', header, re.MULTILINE))
-    assert len(names) == 6
+    assert len(names) == 10
     page, lua = read("docs/protocol.md"), read("lua/cmeta.lua")
     assert [name for name in names if f"`{name}`" not in page] == []
     used = {f"CMETA_{name}" for name in re.findall(r"decision\.([A-Z]+)", lua)}
@@ -374,12 +374,12 @@ def test_every_word_of_on_missing_is_documented() -> None:
 
 def test_every_option_of_the_controllers_half_is_documented() -> None:
     options = set(re.findall(r"options\.(\w+)", read("lua/cmeta.lua")))
-    assert options == {"on_missing", "snapshot", "snapshot_max_age"}
+    assert options == {"on_missing", "on_modify", "snapshot", "snapshot_max_age"}
     man_page, page = man("slurm-cmeta.8"), read("docs/nodes.md")
     for option in options:
         assert f"\n.B {option}\n" in man_page
         assert f"--   {option} " in read("lua/cmeta.lua")
-        assert option == "on_missing" or f"`{option}`" in page
+        assert option[:3] == "on_" or f"`{option}`" in page
     assert "MAX_AGE = 86400" in read("lua/cmeta_nodes.lua")
     assert snapshot.MAX_AGE == config.defaults().nodes_max_age == 86400
 

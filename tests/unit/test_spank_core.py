@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 DECLARATIONS = """
 struct cmeta_answer {
     char *verdict; bool reject; char *constraint; char *prefer; char *exclude;
+    char *memory; char *gres; char *required;
     char **messages; size_t message_count;
 };
 bool cmeta_answer_parse(const char *text, size_t length, struct cmeta_answer *answer);
@@ -42,13 +43,22 @@ int cmeta_image_look(const char *path, char code[3]);
 const char *cmeta_architecture_of(const char *code);
 bool cmeta_machine_runs(const char *machine, const char *code);
 
+struct cmeta_wishes {
+    char *constraint; char *prefer; char *partition; char *nodelist; char *exclude;
+    bool memory; bool gpus;
+};
+void cmeta_wishes_read(struct cmeta_wishes *wishes, char *(*get)(const char *name));
+void cmeta_wishes_free(struct cmeta_wishes *wishes);
+bool cmeta_gres_has_gpu(const char *list);
+
 struct cmeta_request {
-    const char *matcher; const char *image; const char *constraint; const char *prefer;
+    const char *matcher; const char *image; const struct cmeta_wishes *wishes; bool step;
     const char *slurm_conf; const char *config; bool explain; int deadline_ms;
 };
 bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer *answer,
                        char **fault);
 void cmeta_clean(const char *text, char *out, size_t size);
+char *strdup(const char *text);
 """
 
 ffi = cffi.FFI()
@@ -93,6 +103,9 @@ def parse(core: Any, answer: bytes) -> dict[str, Any] | None:
         "constraint": text(parsed.constraint),
         "prefer": text(parsed.prefer),
         "exclude": text(parsed.exclude),
+        "memory": text(parsed.memory),
+        "gres": text(parsed.gres),
+        "required": text(parsed.required),
         "messages": [text(parsed.messages[i]) for i in range(parsed.message_count)],
     }
     core.cmeta_answer_free(parsed)
@@ -100,13 +113,17 @@ def parse(core: Any, answer: bytes) -> dict[str, Any] | None:
 
 
 def test_a_whole_answer(core: Any) -> None:
-    lines = "constraint a&b\nprefer a&b&c\nexclude n[1-2]\nmessage one\nmessage two, ü\nend\n"
+    lines = "constraint a&b\nprefer a&b&c\nexclude n[1-2]\nmessage one\nmessage two, ü\n"
+    lines += "memory 4096\ngres gpu:1\nrequired b\nend\n"
     assert parse(core, (GOOD + lines).encode()) == {
         "verdict": "match",
         "reject": False,
         "constraint": "a&b",
         "prefer": "a&b&c",
         "exclude": "n[1-2]",
+        "memory": "4096",
+        "gres": "gpu:1",
+        "required": "b",
         "messages": ["one", "two, ü"],
     }
 
@@ -135,6 +152,15 @@ def test_keys_of_a_later_release_are_passed_over(core: Any) -> None:
         GOOD + "constraint a\nconstraint b\nend\n",
         GOOD + "constraint a\x1b[2J\nend\n",
         GOOD + "constraint " + "a" * 1025 + "\nend\n",
+        GOOD + "memory 0\nend\n",
+        GOOD + "memory 4G\nend\n",
+        GOOD + "memory -1\nend\n",
+        GOOD + "memory 1000000000\nend\n",
+        GOOD + "memory 1\nmemory 2\nend\n",
+        GOOD + "gres gpu:1,tape\nend\n",
+        GOOD + "gres help me\nend\n",
+        GOOD + "gres gpu:" + "1" * 61 + "\nend\n",
+        GOOD + "required " + "a" * 1025 + "\nend\n",
         GOOD + "message " + "a" * 20_000 + "\nend\n",
         GOOD + "message a\n" * 2000 + "end\n",
         GOOD + "\nend\n",
@@ -322,21 +348,97 @@ def test_the_guard_and_the_matcher_have_the_same_codes(core: Any) -> None:
     assert core.cmeta_machine_runs(b"x86_64", b"99")
 
 
+# --- what the user asks for ---------------------------------------------------------------------
+
+
+def wishes(core: Any, options: dict[str, str]) -> dict[str, Any]:
+    """Read the wishes of a client that has these options, and no others."""
+    asked: set[str] = set()
+
+    @ffi.callback("char *(const char *)")  # type: ignore[untyped-decorator]
+    def get(name: Any) -> Any:
+        asked.add(key := ffi.string(name).decode())
+        # What C frees has to come from C: a value is copied by its strdup().
+        return core.strdup(options[key].encode()) if key in options else ffi.NULL
+
+    read = ffi.new("struct cmeta_wishes *")
+    core.cmeta_wishes_read(read, get)
+    assert set(options) <= asked | {"mem", "mem-per-gpu", "gpus-per-task", "tape"}
+    found: dict[str, Any] = {
+        name: text(getattr(read, name))
+        for name in ("constraint", "prefer", "partition", "nodelist", "exclude")
+    }
+    found["memory"], found["gpus"] = bool(read.memory), bool(read.gpus)
+    core.cmeta_wishes_free(read)
+    assert read.constraint == ffi.NULL
+    return found
+
+
+def test_the_users_options_are_read(core: Any) -> None:
+    plain = {"constraint": "a|b", "prefer": "c", "partition": "p,q"}
+    plain |= {"nodelist": "n[1-2]", "exclude": "n3"}
+    assert wishes(core, plain) == {**plain, "memory": False, "gpus": False}
+    nothing = dict.fromkeys(plain)
+    assert wishes(core, {}) == {**nothing, "memory": False, "gpus": False}
+
+
+@pytest.mark.parametrize("name", ["mem", "mem-per-cpu", "mem-per-gpu"])
+def test_any_option_may_ask_for_memory(core: Any, name: str) -> None:
+    """Also for all of it: --mem=0 reads back as `0?`."""
+    assert wishes(core, {name: "0?"})["memory"]
+    assert not wishes(core, {name: "0?"})["gpus"]
+
+
+@pytest.mark.parametrize("name", ["gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task"])
+def test_any_option_may_ask_for_gpus(core: Any, name: str) -> None:
+    assert wishes(core, {name: "a100:2"})["gpus"]
+
+
+@pytest.mark.parametrize(
+    ("gres", "has"),
+    [
+        ("gres:gpu:1", True),  # 22.05
+        ("gres/gpu:1", True),
+        ("gres/gpu=1", True),
+        ("gpu", True),
+        ("GPU:2", True),
+        ("gres/tape:1,gres/gpu:a100:2", True),
+        ("shard:4", True),
+        ("gres/mps:50", True),
+        ("none", True),
+        ("gres/tape:gpu", False),
+        ("gpus:1", False),
+        ("cpu:2", False),
+        ("", False),
+        (",,", False),
+        ("gres/", False),
+        (":,=,gpu", True),
+    ],
+)
+def test_a_list_of_resources_may_have_a_gpu(core: Any, gres: str, has: bool) -> None:
+    assert core.cmeta_gres_has_gpu(gres.encode()) == has
+    for name in ("gres", "tres-per-task"):
+        assert wishes(core, {name: gres})["gpus"] == has
+
+
 # --- the matcher as a child ---------------------------------------------------------------------
 
 
 def run_matcher(
-    core: Any, program: Path, deadline_ms: int = 2000, **request: str
+    core: Any, program: Path, deadline_ms: int = 2000, *, step: bool = False, **request: str
 ) -> tuple[bool, dict[str, Any], str | None, float]:
     asked_for = {"matcher": str(program), "image": "/img.sif", **request}
     kept = {k: ffi.new("char[]", v.encode()) for k, v in asked_for.items()}
+    flags = {"memory": bool(kept.pop("memory", None)), "gpus": bool(kept.pop("gpus", None))}
+    wished = {k: v for k, v in kept.items() if k not in ("matcher", "image")}
+    user = ffi.new("struct cmeta_wishes *", {**wished, **flags})
     asked = ffi.new(
         "struct cmeta_request *",
         {
             "matcher": kept["matcher"],
             "image": kept["image"],
-            "constraint": kept.get("constraint", ffi.NULL),
-            "prefer": kept.get("prefer", ffi.NULL),
+            "wishes": user,
+            "step": step,
             "deadline_ms": deadline_ms,
         },
     )
@@ -371,6 +473,24 @@ def test_arguments_arrive_as_they_are(core: Any, tmp_path: Path) -> None:
     image = "/a b/$(id) 'q' \"d\" ü.sif"
     _, found, _, _ = run_matcher(core, script(tmp_path, body), image=image, constraint="a|b&c")
     assert found["messages"] == ["--image", image, "--constraint", "a|b&c"]
+
+
+def test_every_wish_is_told(core: Any, tmp_path: Path) -> None:
+    body = 'printf "cmeta 1\\nverdict match\\naction accept\\n"; echo "message $*"; echo end'
+    wished: dict[str, Any] = {
+        "prefer": "p",
+        "partition": "q,r",
+        "nodelist": "n[1-2]",
+        "exclude": "n3",
+    }
+    program = script(tmp_path, body)
+    _, found, _, _ = run_matcher(core, program, **wished, memory="yes", gpus="yes", step=True)
+    told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --memory yes --gpus yes"
+    assert found["messages"] == [f"--image /img.sif {told} --step yes"]
+    _, found, _, _ = run_matcher(core, program, nodelist="n," * 60_000, exclude="m," * 60_000)
+    assert found["messages"] == ["--image /img.sif"]
+    good, _, fault, _ = run_matcher(core, program, constraint="a" * 200_000)
+    assert (good, "cannot run" in str(fault)) == (False, True)
 
 
 def test_the_environment_is_clean(

@@ -1,0 +1,81 @@
+#include "wishes.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static const char *const MEMORY[] = {"mem", "mem-per-cpu", "mem-per-gpu", NULL};
+static const char *const GPUS[] = {
+	"gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task", NULL,
+};
+static const char *const GRES[] = {"gres", "tres-per-task", NULL}; /* the latter since 23.11 */
+
+/* Generic resources of Slurm's own that are a GPU or a part of one; "none" is an answer, too. */
+static const char *const GPU_NAMES[] = {"gpu", "mps", "shard", "none", NULL};
+
+bool cmeta_gres_has_gpu(const char *list)
+{
+	while (*list) {
+		size_t length;
+
+		/* Slurm puts "gres:" before each item until 22.05, "gres/" since. */
+		if (!strncmp(list, "gres:", 5) || !strncmp(list, "gres/", 5))
+			list += 5;
+		length = strcspn(list, ":=,");
+		for (size_t i = 0; GPU_NAMES[i]; i++)
+			if (strlen(GPU_NAMES[i]) == length && !strncasecmp(list, GPU_NAMES[i], length))
+				return true;
+		list += strcspn(list, ",");
+		list += *list == ',';
+	}
+	return false;
+}
+
+static bool any_is_set(cmeta_get_option *get, const char *const *names)
+{
+	bool set = false;
+
+	for (size_t i = 0; names[i] && !set; i++) {
+		char *value = get(names[i]);
+
+		set = value != NULL;
+		free(value);
+	}
+	return set;
+}
+
+static bool any_has_gpu(cmeta_get_option *get, const char *const *names)
+{
+	bool found = false;
+
+	for (size_t i = 0; names[i] && !found; i++) {
+		char *value = get(names[i]);
+
+		found = value && cmeta_gres_has_gpu(value);
+		free(value);
+	}
+	return found;
+}
+
+void cmeta_wishes_read(struct cmeta_wishes *wishes, cmeta_get_option *get)
+{
+	*wishes = (struct cmeta_wishes){
+		.constraint = get("constraint"),
+		.prefer = get("prefer"),
+		.partition = get("partition"),
+		.nodelist = get("nodelist"), /* a file of names is a list by now; so it is below */
+		.exclude = get("exclude"),
+		.memory = any_is_set(get, MEMORY),
+		.gpus = any_is_set(get, GPUS) || any_has_gpu(get, GRES),
+	};
+}
+
+void cmeta_wishes_free(struct cmeta_wishes *wishes)
+{
+	free(wishes->constraint);
+	free(wishes->prefer);
+	free(wishes->partition);
+	free(wishes->nodelist);
+	free(wishes->exclude);
+	*wishes = (struct cmeta_wishes){0};
+}
