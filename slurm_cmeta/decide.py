@@ -117,12 +117,13 @@ def decide(
     checked = any(r.verdict != compare.UNCHECKED for v in reached for r in v.reasons)
     if not checked and policy.on_unknown != ACCEPT:
         return _unknown(image, verdicts, policy)
-    rank = _Rank(requirements, reached, policy.names)
+    rank = Rank(requirements, reached, policy.names)
     addition = _addition(fit, unfit, user, wishes, rank, cluster.changeable)
     better = preference.best(fit, requirements, policy)
     prefer = _prefer(fit, unfit, better, user, wishes, rank, addition, cluster.changeable)
-    memory = _memory(requirements, wishes, policy)
-    gres, advice = _gpus(requirements, wishes, policy)
+    wanted = _memory(requirements, wishes, policy)
+    memory = None if cluster.default_memory else wanted
+    gres, advice = _gpus(requirements, wishes, policy, fit)
     done = words.Done(
         *(addition.constraint, prefer, addition.exclude, addition.note, addition.left),
         memory,
@@ -138,7 +139,11 @@ def decide(
         memory,
         gres,
         verdicts,
-        (*messages, *(words.advice(image, requirements) if advice else ())),
+        (
+            *messages,
+            *(words.memory_advice(image, requirements, wanted) if wanted != memory else ()),
+            *(words.advice(image, requirements) if advice else ()),
+        ),
     )
 
 
@@ -179,7 +184,7 @@ def _addition(
     unfit: Sequence[ClassVerdict],
     user: Constraint | None,
     wishes: Wishes,
-    rank: _Rank,
+    rank: Rank,
     changeable: bool,
 ) -> _Addition:
     """Return what keeps the job off the nodes that do not fit, exactly or nearly."""
@@ -210,7 +215,7 @@ def _wider(
     unfit: Sequence[ClassVerdict],
     user: Constraint | None,
     wishes: Wishes,
-    rank: _Rank,
+    rank: Rank,
     changeable: bool,
 ) -> _Addition:
     """Return an expression that all nodes that fit satisfy, and as few others as possible."""
@@ -234,7 +239,7 @@ def _prefer(
     better: Sequence[ClassVerdict],
     user: Constraint | None,
     wishes: Wishes,
-    rank: _Rank,
+    rank: Rank,
     addition: _Addition,
     changeable: bool,
 ) -> str | None:
@@ -262,7 +267,7 @@ def _prefer(
     return text if text is not None and len(text) <= MAX_EXPRESSION else None
 
 
-class _Rank:
+class Rank:
     """Orders feature names by how well they say what is required; see select.select().
 
     0: the very thing that is required; 1: something of what made the difference (`cuda=12.4` where
@@ -301,10 +306,18 @@ def _memory(requirements: Sequence[Requirement], wishes: Wishes, policy: Policy)
 
 
 def _gpus(
-    requirements: Sequence[Requirement], wishes: Wishes, policy: Policy
+    requirements: Sequence[Requirement],
+    wishes: Wishes,
+    policy: Policy,
+    fit: Sequence[ClassVerdict],
 ) -> tuple[str | None, bool]:
-    """Return what to add to --gres, and whether to advise the user to ask for a GPU."""
+    """Return what to add to --gres, and whether to advise the user to ask for a GPU.
+
+    Where no node that fits has a GPU in its Gres, Slurm would refuse the job for asking.
+    """
     needs = any(r.key == "gpu" and r.strength == "hard" for r in requirements)
     if not needs or wishes.gpus:
         return None, False
-    return "gpu:1" if policy.gpu_request == ADD else None, policy.gpu_request == ADVISE
+    if policy.gpu_request == ADD and any("gpu" in text for v in fit for text in v.nodes.gres):
+        return "gpu:1", False
+    return None, policy.gpu_request in (ADD, ADVISE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from slurm_cmeta import compare
 from slurm_cmeta.constraint.select import select
-from slurm_cmeta.decide import _Rank
+from slurm_cmeta.decide import Rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def lasting(
     found = select(
         [frozenset(v.nodes.features) for v in fit],
         [frozenset(v.nodes.features) for v in unfit],
-        _Rank(requirements, decision.classes, names),
+        Rank(requirements, decision.classes, names),
     )
     # A NodeFeatures plugin's names in an OR are read by other rules (constraint/addition.py).
     return found.render() if found and not (changeable and found.group) else None

@@ -86,6 +86,15 @@ def advice(image: str, requirements: Sequence[Requirement]) -> tuple[str, ...]:
     return (line,)
 
 
+def memory_advice(
+    image: str, requirements: Sequence[Requirement], memory: int | None
+) -> tuple[str, ...]:
+    """Return what is said where the site has a default for memory, which --mem might lower."""
+    source = next((r.source for r in requirements if r.key == "memory"), "")
+    ask = f"{_name(image)} asks for {memory} MiB of memory ({clean(source)})"
+    return (f"{ask}, and the job for none: the site's default is taken; --mem asks for more",)
+
+
 def unknown(image: str) -> str:
     """Return what is said where nothing was compared, and the site wants that to be said."""
     return f"nothing that {_name(image)} needs could be compared with the nodes"

@@ -79,6 +79,7 @@ static void make_arguments(const struct cmeta_request *request, const char *argv
 		{"--partition", request->wishes->partition},
 		{"--nodelist", request->wishes->nodelist},
 		{"--exclude", request->wishes->exclude},
+		{"--clusters", request->wishes->clusters},
 		{"--memory", request->wishes->memory ? "yes" : NULL},
 		{"--gpus", request->wishes->gpus ? "yes" : NULL},
 		{"--step", request->step ? "yes" : NULL},

@@ -65,6 +65,7 @@ void cmeta_wishes_read(struct cmeta_wishes *wishes, cmeta_get_option *get)
 		.partition = get("partition"),
 		.nodelist = get("nodelist"), /* a file of names is a list by now; so it is below */
 		.exclude = get("exclude"),
+		.clusters = get("clusters"),
 		.memory = any_is_set(get, MEMORY),
 		.gpus = any_is_set(get, GPUS) || any_has_gpu(get, GRES),
 	};
@@ -77,5 +78,6 @@ void cmeta_wishes_free(struct cmeta_wishes *wishes)
 	free(wishes->partition);
 	free(wishes->nodelist);
 	free(wishes->exclude);
+	free(wishes->clusters);
 	*wishes = (struct cmeta_wishes){0};
 }

@@ -11,6 +11,7 @@ struct cmeta_wishes {
 	char *partition;
 	char *nodelist;
 	char *exclude;
+	char *clusters; /* -M: other clusters than this one, perhaps */
 	bool memory; /* any option asks for memory, be it for none */
 	bool gpus;   /* the same for GPUs */
 };

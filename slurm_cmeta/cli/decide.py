@@ -31,6 +31,7 @@ submission. It is run by the SPANK plugin; `cmeta match` is for people.
   --partition NAMES    the job's own --partition
   --nodelist LIST      the job's own --nodelist
   --exclude LIST       the job's own --exclude
+  --clusters NAMES     the job's own --clusters
   --memory yes         the job asks for memory by itself
   --gpus yes           the job asks for GPUs by itself
   --step yes           a step of an allocation that has the nodes of --nodelist
@@ -44,7 +45,17 @@ example:
 """
 
 _OPTIONS = (
-    *("image", "constraint", "prefer", "partition", "nodelist", "exclude", "memory", "gpus"),
+    *(
+        "image",
+        "constraint",
+        "prefer",
+        "partition",
+        "nodelist",
+        "exclude",
+        "clusters",
+        "memory",
+        "gpus",
+    ),
     *("step", "slurm-conf", "config", "explain"),
 )
 
@@ -152,6 +163,8 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         options.get("memory") == "yes",
         options.get("gpus") == "yes",
     )
+    if not _is_here(options.get("clusters", ""), cluster.name):
+        return _elsewhere(options["clusters"]), EXIT_OK
     own = cluster.partition_of(partition)
     requirements = report.requirements
     if own != partition:
@@ -180,6 +193,16 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     }
     lines = _lines(decision.verdict, decision.action, changes, messages)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK
+
+
+def _is_here(clusters: str, name: str | None) -> bool:
+    """Tell whether the job goes to this cluster (--clusters of sbatch)."""
+    return not clusters or (name is not None and clusters.lower() == name.lower())
+
+
+def _elsewhere(clusters: str) -> list[str]:
+    message = f"warning: the nodes of cluster {clean(clusters)} are not known here"
+    return _lines("unknown", "accept", {}, [f"{message}; the job is submitted as it is"])
 
 
 def _lines(

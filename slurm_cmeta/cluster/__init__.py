@@ -59,6 +59,8 @@ class Cluster(NamedTuple):
     routed: bool = False
     """True when a filter of the site may choose the partition (JobSubmitPlugins, CliFilterPlugins):
     that a job names none does not mean then that it goes to the default one."""
+    default_memory: bool = False
+    """True when a job that asks for no memory gets a default one (DefMemPerNode and the like)."""
 
     def partition_of(self, named: str) -> str:
         """Return the partition (or several, by commas) of a job that names `named`.

@@ -157,17 +157,34 @@ def cluster_name(path: str) -> str | None:
     return _text(found).lower() if found else read(path).cluster_name
 
 
-def sets(path: str, key: str) -> bool:
-    """Tell whether a line of the file itself, no include, begins with this key and sets it.
+class Hints(NamedTuple):
+    """What lines other than those of nodes say of how jobs are treated."""
+
+    changeable: bool
+    """NodeFeaturesPlugins is set."""
+    routed: bool
+    """JobSubmitPlugins or CliFilterPlugins is set."""
+    default_memory: bool
+    """A DefMemPer... is set, for all jobs or in a partition."""
+
+
+def hints(path: str) -> Hints:
+    """Read the file itself, no include, for what the controller does not tell.
 
     Raises ClusterError as read().
     """
-    wanted = key.lower().encode()
-    return any(
-        match[1].lower() == wanted
-        for _, text in _logical_lines(_Reader(path).first_file())
-        if text[:1] in (wanted[:1], wanted[:1].upper()) and (match := _PAIR.match(text))
-    )
+    keys: set[bytes] = set()
+    default_memory = False
+    for _, text in _logical_lines(_Reader(path).first_file()):
+        lowered = text[:4096].lower()
+        if lowered.startswith(b"nodename"):
+            continue
+        default_memory = default_memory or b"defmemper" in lowered
+        match = _PAIR.match(text)
+        if match and (match[2] or match[3]):
+            keys.add(match[1].lower())
+    filters = {b"jobsubmitplugins", b"clifilterplugins"}
+    return Hints(b"nodefeaturesplugins" in keys, bool(filters & keys), default_memory)
 
 
 class _Words(dict[bytes, tuple[bytes, bytes]]):

@@ -31,6 +31,8 @@ MAX_AGE = 86400
 CLOCK_SKEW = 300
 """Seconds that the writer's clock may be ahead of the reader's."""
 
+_HINTS = ("changeable", "routed", "default_memory")
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -41,7 +43,7 @@ def render(cluster: Cluster) -> str:
         head["time"] = iso_time(cluster.time)
     head |= {"cluster": cluster.name, "source": cluster.source}
     head["unlisted_nodes"] = cluster.unlisted_nodes
-    head["changeable"], head["routed"] = cluster.changeable, cluster.routed
+    head |= {name: getattr(cluster, name) for name in _HINTS}
     lines = [f"  {_json(key)}: {_json(value)}" for key, value in head.items()]
     if cluster.partitions is not None:
         rows = ",\n".join(f"    {_json(p._asdict())}" for p in cluster.partitions)
@@ -113,8 +115,7 @@ def read(
         name.lower() if name else None,
         written,
         f"{clean(path)}: {stale}" if stale else "",
-        value.get("changeable") is True,
-        value.get("routed") is True,
+        **{name: value.get(name) is True for name in _HINTS},
     )
 
 

@@ -18,9 +18,6 @@ DEFAULT_SLURM_CONF = "/etc/slurm/slurm.conf"
 CONFIGLESS_SLURM_CONF = "/run/slurm/conf/slurm.conf"
 """Where slurmd and sackd keep what a configless controller sends (read_config.c)."""
 
-FILTERS = ("JobSubmitPlugins", "CliFilterPlugins")
-"""What may choose another partition than a job has."""
-
 
 def find_slurm_conf(path: str | None = None) -> str:
     """Return the slurm.conf in force: `path`, $SLURM_CONF, the default, or the configless one."""
@@ -37,16 +34,15 @@ def from_slurm_conf(path: str | None = None) -> Cluster:
     conf = slurmconf.read(find_slurm_conf(path))
     classes, known = confnodes.read(conf)
     count = sum(c.node_count for c in classes)
-    return Cluster(
+    cluster = Cluster(
         tuple(classes),
         (conf.max_node_count or 0) > count,
         clean(conf.path),
         known,
         conf.cluster_name,
         int(time.time()),
-        changeable=bool(conf.options.get("nodefeaturesplugins")),
-        routed=any(conf.options.get(key.lower()) for key in FILTERS),
     )
+    return _with_options(cluster, conf.path)
 
 
 def from_controller(slurm_conf: str | None = None) -> Cluster:
@@ -111,12 +107,8 @@ def configured(settings: Config, slurm_conf: str | None = None) -> Cluster:
 
 def _with_options(cluster: Cluster, slurm_conf: str | None) -> Cluster:
     """Add what slurm.conf sets and the controller does not tell; nothing where it is unreadable."""
-    path = find_slurm_conf(slurm_conf)
     try:
-        return cluster._replace(
-            changeable=slurmconf.sets(path, "NodeFeaturesPlugins"),
-            routed=any(slurmconf.sets(path, key) for key in FILTERS),
-        )
+        return cluster._replace(**slurmconf.hints(find_slurm_conf(slurm_conf))._asdict())
     except ClusterError:
         return cluster
 

@@ -312,3 +312,14 @@ def test_the_submit_path_imports_nothing_it_does_not_need(cluster: Path, arm: Pa
     heavy = {"argparse", "yaml", "archspec", "spython", "pyslurm", "subprocess", "dataclasses"}
     heavy |= {"pathlib", "logging", "inspect", "tempfile", "socket"}
     assert heavy & loaded == set()
+
+
+def test_a_job_for_another_cluster_is_left_as_it_is(cluster: Path, arm: Path) -> None:
+    text = cluster.read_text()
+    named = next(line for line in text.splitlines() if line.lower().startswith("clustername="))
+    here = named.partition("=")[2]
+    for where, verdict in ((here, "match"), ("far", "unknown"), (f"{here},far", "unknown")):
+        done = run("decide", "--image", arm, "--slurm-conf", cluster, "--clusters", where)
+        assert done.returncode == 0
+        assert f"verdict {verdict}" in done.stdout.splitlines()
+    assert "the nodes of cluster" in done.stdout

@@ -368,7 +368,7 @@ def test_memory_that_the_image_asks_for_is_asked_of_slurm() -> None:
 
 
 def test_who_asks_for_no_gpu_is_advised_or_given_one() -> None:
-    cluster = Cluster((NodeClass("g1", 1, ("nvidia",)),), False, "a test")
+    cluster = Cluster((NodeClass("g1", 1, ("nvidia",), gres=("gpu:2",)),), False, "a test")
     gpu = [need("gpu", "nvidia")]
 
     def done(wishes: Wishes = Wishes(), **policy: str) -> tuple[str | None, tuple[str, ...]]:  # noqa: B008
@@ -380,6 +380,25 @@ def test_who_asks_for_no_gpu_is_advised_or_given_one() -> None:
     assert done(gpu_request="ignore") == (None, ())
     assert done(gpu_request="add") == ("gpu:1", ("img.sif needs a GPU: --gres=gpu:1",))
     assert done(Wishes(gpus=True), gpu_request="add") == (None, ())
+
+
+def test_no_gpu_is_added_that_slurm_would_refuse() -> None:
+    cluster = Cluster((NodeClass("g1", 1, ("nvidia",)),), False, "a test")
+    decision = decide(
+        "/i/img.sif", [need("gpu", "nvidia")], cluster, Wishes(), Policy(gpu_request="add")
+    )
+    assert decision.gres is None
+    assert "the job asks for none: --gpus=1" in decision.messages[-1]
+
+
+def test_memory_is_not_set_where_the_site_has_a_default() -> None:
+    nodes = Cluster(tuple(classes(CLUSTER)), False, "a test", default_memory=True)
+    decision = decide("/i/img.sif", [MEMORY], nodes, Wishes())
+    assert decision.memory is None
+    assert decision.messages[-1] == (
+        "img.sif asks for 64000 MiB of memory (a test), and the job for none: the site's default "
+        "is taken; --mem asks for more"
+    )
 
 
 # --- what nothing tells ---------------------------------------------------------------------------

@@ -402,3 +402,24 @@ def _sinfo(
             }
         time.sleep(0.2)
     return set()
+
+
+@pytest.mark.parametrize(
+    ("text", "hints"),
+    [
+        ("ClusterName=a\n", (False, False, False)),
+        ("NodeFeaturesPlugins=node_features/helpers\n", (True, False, False)),
+        ("nodefeaturesplugins = knl\n", (True, False, False)),
+        ("#NodeFeaturesPlugins=x\nNodeFeaturesPlugins=\n", (False, False, False)),
+        ("JobSubmitPlugins=lua\n", (False, True, False)),
+        ("CliFilterPlugins=lua\n", (False, True, False)),
+        ("DefMemPerCPU=4000\n", (False, False, True)),
+        ("NodeName=a\nPartitionName=p Nodes=a DefMemPerNode=8000\n", (False, False, True)),
+        ("# DefMemPerCPU=1\n", (False, False, False)),
+    ],
+)
+def test_what_else_counts_for_jobs(
+    tmp_path: Path, text: str, hints: tuple[bool, bool, bool]
+) -> None:
+    (tmp_path / "slurm.conf").write_text(text)
+    assert slurmconf.hints(str(tmp_path / "slurm.conf")) == hints

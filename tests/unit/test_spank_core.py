@@ -44,7 +44,7 @@ const char *cmeta_architecture_of(const char *code);
 bool cmeta_machine_runs(const char *machine, const char *code);
 
 struct cmeta_wishes {
-    char *constraint; char *prefer; char *partition; char *nodelist; char *exclude;
+    char *constraint; char *prefer; char *partition; char *nodelist; char *exclude; char *clusters;
     bool memory; bool gpus;
 };
 void cmeta_wishes_read(struct cmeta_wishes *wishes, char *(*get)(const char *name));
@@ -366,7 +366,7 @@ def wishes(core: Any, options: dict[str, str]) -> dict[str, Any]:
     assert set(options) <= asked | {"mem", "mem-per-gpu", "gpus-per-task", "tape"}
     found: dict[str, Any] = {
         name: text(getattr(read, name))
-        for name in ("constraint", "prefer", "partition", "nodelist", "exclude")
+        for name in ("constraint", "prefer", "partition", "nodelist", "exclude", "clusters")
     }
     found["memory"], found["gpus"] = bool(read.memory), bool(read.gpus)
     core.cmeta_wishes_free(read)
@@ -376,7 +376,7 @@ def wishes(core: Any, options: dict[str, str]) -> dict[str, Any]:
 
 def test_the_users_options_are_read(core: Any) -> None:
     plain = {"constraint": "a|b", "prefer": "c", "partition": "p,q"}
-    plain |= {"nodelist": "n[1-2]", "exclude": "n3"}
+    plain |= {"nodelist": "n[1-2]", "exclude": "n3", "clusters": "far"}
     assert wishes(core, plain) == {**plain, "memory": False, "gpus": False}
     nothing = dict.fromkeys(plain)
     assert wishes(core, {}) == {**nothing, "memory": False, "gpus": False}
@@ -482,10 +482,11 @@ def test_every_wish_is_told(core: Any, tmp_path: Path) -> None:
         "partition": "q,r",
         "nodelist": "n[1-2]",
         "exclude": "n3",
+        "clusters": "far",
     }
     program = script(tmp_path, body)
     _, found, _, _ = run_matcher(core, program, **wished, memory="yes", gpus="yes", step=True)
-    told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --memory yes --gpus yes"
+    told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --clusters far --memory yes --gpus yes"
     assert found["messages"] == [f"--image /img.sif {told} --step yes"]
     _, found, _, _ = run_matcher(core, program, nodelist="n," * 60_000, exclude="m," * 60_000)
     assert found["messages"] == ["--image /img.sif"]
