@@ -486,7 +486,8 @@ def test_every_wish_is_told(core: Any, tmp_path: Path) -> None:
     }
     program = script(tmp_path, body)
     _, found, _, _ = run_matcher(core, program, **wished, memory="yes", gpus="yes", step=True)
-    told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --clusters far --memory yes --gpus yes"
+    told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --clusters far"
+    told += " --memory yes --gpus yes"
     assert found["messages"] == [f"--image /img.sif {told} --step yes"]
     _, found, _, _ = run_matcher(core, program, nodelist="n," * 60_000, exclude="m," * 60_000)
     assert found["messages"] == ["--image /img.sif"]
