@@ -41,7 +41,7 @@ def run(*arguments: str, deadline: float) -> str:
         raise ClusterError(f"scontrol gave no answer in {deadline:g} seconds") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        verb = " ".join(word for word in arguments if not word.startswith("-")).split("=")[0]
+        verb = " ".join(w for w in arguments if not w.startswith("-") and "=" not in w)
         reason = clean(said[0]) if said else f"exit status {done.returncode}"
         raise RefusedError(f"scontrol {clean(verb, 60)} failed: {reason}")
     return done.stdout

@@ -157,7 +157,7 @@ def test_each_step_has_its_own_image(cluster: Cluster, plain: Path, make_image: 
     body = f"srun --container={plain} cat /etc/image; srun --container={other} cat /etc/image; "
     body += "srun sh -c 'cat /etc/image 2>/dev/null || echo host'"
     job = script(cluster, "steps", body)
-    state, output = finished(cluster, job)
+    state, output = finished(cluster, "-C", "x86_64", job)
     assert (state, output) == ("COMPLETED 0:0", "plain.sif\nother.sif\nhost\n")
 
 

@@ -126,7 +126,7 @@ def test_submissions_from_within_a_job_inherit_nothing(
     cluster: Cluster, place: Path, zen4: Path, make_image: ImageMaker
 ) -> None:
     """The job's image is none that this plugin runs, so that its script sees the cluster."""
-    image = place / "bundle"
+    image = place / "no-image"
     image.write_text("not a SIF\n")
     image.chmod(0o644)
     hold = "sbatch --hold --parsable"

@@ -174,6 +174,8 @@ def test_match_live_asks_sinfo(tmp_path: Path, arm: Path) -> None:
     failed = run("main", "match", arm, "--live", env={"PATH": path})
     assert failed.returncode == 4
     assert "sinfo failed: sinfo: error: no\\x1b[2J controller" in one_line(failed)
+    if Path(os.path.realpath(sys.executable)).with_name("sinfo").exists():
+        return  # it is looked for beside the command that submits, too
     missing = run("main", "match", arm, "--live", env={"PATH": "/nowhere"})
     assert missing.returncode == 4
     assert "sinfo is not in PATH" in one_line(missing)
