@@ -36,7 +36,7 @@ demo:
 test:
 	@$(ROOT_TOOL) make $(ONE)
 	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py lint unit slurm $(ARGS)
-	@python3 tests/tools/matrix.py --but-first $(ONE) bookworm trixie
+	@python3 tests/tools/matrix.py --but-first $(ONE) bookworm trixie sid
 
 # The tests on a real cluster, on Slurm 22.05, 24.11 and 26.05: CASES generated clusters each, SEED=N for
 # others.
