@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from slurm_cmeta import compare, match, nodefacts, preference, vocabulary, words
 from slurm_cmeta.cluster.reach import reach
 from slurm_cmeta.constraint.addition import add
-from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, NOTHING, Constraint, parse
+from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, Constraint, parse
 from slurm_cmeta.constraint.select import Expression, select, widest
 from slurm_cmeta.policy import ACCEPT, ADD, ADVISE, RAISE, REJECT, WARN, Policy
+from slurm_cmeta.shape import PLAIN, Shape, fits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,10 @@ MAX_EXCLUDE = 16_384
 """Characters of an exclude list; a longer one gives way to a wider expression."""
 
 
+MAX_PREFERRED = 4
+"""Alternatives in a preference that say nothing of what is preferred."""
+
+
 class Wishes(NamedTuple):
     """What the user asked of Slurm; empty means not given."""
 
@@ -41,6 +46,8 @@ class Wishes(NamedTuple):
     """Whether any option asks for memory."""
     gpus: bool = False
     """Whether any option asks for a GPU."""
+    shape: Shape = PLAIN
+    """How much the job asks for."""
 
 
 class Decision(NamedTuple):
@@ -96,7 +103,10 @@ def decide(
     place = reach(cluster, wishes.partitions, wishes.nodelist, wishes.exclude)
     verdicts = tuple(match.judge(requirements, c, policy.names) for c in place.classes)
     user = parse(wishes.constraint)
-    reached = _allowed(verdicts, user, cluster.changeable)
+    # A NodeFeatures plugin, or a node that is not listed, may have a feature that none has here.
+    reached = verdicts
+    if user is not None and not cluster.changeable and not cluster.unlisted_nodes:
+        reached = tuple(v for v in verdicts if user.allows(v.nodes.features))
     fit = [v for v in reached if v.verdict == compare.MATCH]
     unfit = [v for v in reached if v.verdict != compare.MATCH]
     if not reached:  # an empty cluster, or names that no node has all of: slurmctld says so
@@ -116,20 +126,27 @@ def decide(
         return _refused(why, verdicts, cluster, policy)
     checked = any(r.verdict != compare.UNCHECKED for v in reached for r in v.reasons)
     if not checked and policy.on_unknown != ACCEPT:
-        return _unknown(image, verdicts, policy)
+        return _unknown(words.unknown(image, requirements), verdicts, cluster, policy)
     rank = Rank(requirements, reached, policy.names)
     addition = _addition(fit, unfit, user, wishes, rank, cluster.changeable)
-    better = preference.best(fit, requirements, policy)
+    better, made = preference.best(fit, requirements, policy)
+    may_prefer = not wishes.nodelist and not wishes.gpus
+    may_prefer = may_prefer and (bool(wishes.partitions) or not cluster.routed)
+    may_prefer = may_prefer and fits(wishes.shape, [v.nodes for v in better])
+    if not wishes.prefer and not may_prefer:
+        better = fit
     prefer = _prefer(fit, unfit, better, user, wishes, rank, addition, cluster.changeable)
     wanted = _memory(requirements, wishes, policy)
-    memory = None if cluster.default_memory else wanted
+    memory = wanted
+    if cluster.default_memory or not any(_has_memory(v, wanted) for v in fit):
+        memory = None
     gres, advice = _gpus(requirements, wishes, policy, fit)
     done = words.Done(
         *(addition.constraint, prefer, addition.exclude, addition.note, addition.left),
         memory,
         gres,
     )
-    messages = words.narrowed(image, requirements, verdicts, fit, done)
+    messages = words.narrowed(image, requirements, verdicts, fit, done, made=made)
     return Decision(
         compare.MATCH if checked else UNKNOWN,
         ACCEPT,
@@ -159,24 +176,12 @@ def _refused(
     return Decision(compare.MISMATCH, ACCEPT, classes=verdicts, messages=(f"warning: {why}",))
 
 
-def _unknown(image: str, verdicts: tuple[ClassVerdict, ...], policy: Policy) -> Decision:
-    why = words.unknown(image)
-    if policy.on_unknown == WARN:
+def _unknown(
+    why: str, verdicts: tuple[ClassVerdict, ...], cluster: Cluster, policy: Policy
+) -> Decision:
+    if policy.on_unknown == WARN or cluster.unlisted_nodes:
         return Decision(UNKNOWN, ACCEPT, classes=verdicts, messages=(f"warning: {why}",))
     return Decision(UNKNOWN, REJECT, classes=verdicts, messages=(f"error: {why}",))
-
-
-def _allowed(
-    verdicts: Sequence[ClassVerdict], user: Constraint | None, changeable: bool
-) -> list[ClassVerdict]:
-    """Return the classes that the user's constraint leaves; all of them where it cannot be told.
-
-    A NodeFeatures plugin may give a node a feature that it has not now.
-    """
-    known = {feature for v in verdicts for feature in v.nodes.features}
-    if user is None or changeable or not known.issuperset(user.names):
-        return list(verdicts)
-    return [v for v in verdicts if user.allows(v.nodes.features)]
 
 
 def _addition(
@@ -251,20 +256,41 @@ def _prefer(
     if user is None or addition.expression is None:
         return None
     if wishes.prefer:
-        own = parse(wishes.prefer) or NOTHING
-        text = add(own, addition.expression, changeable=changeable)
-        return text if text != wishes.prefer else None
+        return _own_preference(fit, user, wishes, addition, changeable)
     if len(better) == len(fit):
         return None
     others = [*(v for v in fit if v not in better), *unfit]
     closest = select(_features(better), _features(others), rank)
     if closest is None:
         return None
+    if len(closest.group) > MAX_PREFERRED and any(rank(name) > 1 for name in closest.group):
+        return None  # names that have nothing to do with it, and more of them than anybody reads
     names = tuple(dict.fromkeys((*addition.expression.names, *closest.names)))
     whole = Expression((), closest.group or addition.expression.group).without(names)
     whole = whole._replace(names=names)
     text = add(user, whole, changeable=changeable)
     return text if text is not None and len(text) <= MAX_EXPRESSION else None
+
+
+def _own_preference(
+    fit: Sequence[ClassVerdict],
+    user: Constraint,
+    wishes: Wishes,
+    addition: _Addition,
+    changeable: bool,
+) -> str | None:
+    """Return what becomes of the user's own preference.
+
+    Where none of the nodes that fit is preferred, slurmctld would refuse the job for its
+    preference: then it is the constraint once more, which prefers nothing.
+    """
+    own = parse(wishes.prefer)
+    if own is None or addition.expression is None:
+        return None
+    if not own.counted and not changeable and not any(own.allows(v.nodes.features) for v in fit):
+        return addition.constraint or wishes.constraint or None
+    text = add(own, addition.expression, changeable=changeable)
+    return text if text != wishes.prefer else None
 
 
 class Rank:
@@ -291,7 +317,8 @@ class Rank:
 
     def __call__(self, name: str) -> int:
         if name not in self._known:
-            if vocabulary.feature_target(name) in self._values:
+            meant = self._names.explained([name])
+            if any(vocabulary.feature_target(one) in self._values for one in meant):
                 self._known[name] = 0
             else:
                 said = nodefacts.keys_of(name, self._names)
@@ -303,6 +330,12 @@ def _memory(requirements: Sequence[Requirement], wishes: Wishes, policy: Policy)
     """Return the memory in MiB that the image asks for, where nobody else asks for any."""
     stated = [int(r.value) for r in requirements if r.key == "memory" and r.value.isdecimal()]
     return max(stated) if stated and policy.memory == RAISE and not wishes.memory else None
+
+
+def _has_memory(verdict: ClassVerdict, wanted: int | None) -> bool:
+    """Tell whether nodes state enough memory: slurmctld refuses a job that no node can hold."""
+    memory = verdict.nodes.memory
+    return wanted is not None and memory is not None and memory[1] >= wanted
 
 
 def _gpus(

@@ -53,7 +53,9 @@ def judge(
     names: SiteNames = nodefacts.NO_NAMES,
 ) -> ClassVerdict:
     """Return whether nodes of this class can run an image with these requirements, and why."""
-    facts = nodefacts.read(node_class.features, names, node_class.gres)
+    # Where the nodes of a class differ in their Gres, none of it is true of all of them.
+    gres = node_class.gres if len(node_class.gres) == 1 else ()
+    facts = nodefacts.read(node_class.features, names, gres)
     if node_class.memory is not None:
         facts = facts.with_memory(node_class.memory)
     reasons = tuple(_reason(r, facts) for r in requirements)

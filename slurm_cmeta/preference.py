@@ -27,17 +27,19 @@ SCARCE = 0.05
 
 def best(
     fit: Sequence[ClassVerdict], requirements: Sequence[Requirement], policy: Policy
-) -> list[ClassVerdict]:
-    """Return the classes that a job should get among those that fit; all if none is better."""
+) -> tuple[list[ClassVerdict], bool]:
+    """Return the classes that a job should get among those that fit; all if none is better.
+
+    Also whether they are what the image was made for, and not merely what others need less.
+    """
     if not policy.prefer:
-        return list(fit)
+        return list(fit), False
     machines = _machines(requirements)
     spared = _spared(fit, requirements, policy)
-    scores = [
-        (one.preferred, _is_one_of(one, machines), -spared[position])
-        for position, one in enumerate(fit)
-    ]
-    return [one for one, score in zip(fit, scores, strict=True) if score == max(scores)]
+    made = [(one.preferred, _is_one_of(one, machines)) for one in fit]
+    scores = list(zip(made, (-count for count in spared), strict=True))
+    better = [one for one, score in zip(fit, scores, strict=True) if score == max(scores)]
+    return better, len(set(made)) > 1
 
 
 def _machines(requirements: Sequence[Requirement]) -> frozenset[str]:

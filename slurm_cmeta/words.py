@@ -47,6 +47,8 @@ def narrowed(
     verdicts: Sequence[ClassVerdict],
     fit: Sequence[ClassVerdict],
     done: Done,
+    *,
+    made: bool = True,
 ) -> tuple[str, ...]:
     """Return what is said of a job that is submitted; nothing where it is left as it is."""
     lines = []
@@ -63,9 +65,9 @@ def narrowed(
         parts = ", ".join(filter(None, (how, preferred, nodes)))
         lines.append(f"{_name(image)} needs {needs}: {parts}")
     elif preferred:
-        wishes = _needs(requirements, SOFT, verdicts) or _machine(requirements)
-        made = f"is made for {wishes}" if wishes else "needs no special node"
-        lines.append(f"{_name(image)} {made}: {preferred}")
+        wishes = _needs(requirements, SOFT, verdicts) or _machine(requirements) if made else ""
+        why = f"is made for {wishes}" if wishes else "needs no special node"
+        lines.append(f"{_name(image)} {why}: {preferred}")
     if done.left:
         lines.append(
             f"warning: {done.left} nodes that cannot run {_name(image)} could not be kept from the "
@@ -92,11 +94,13 @@ def memory_advice(
     """Return what is said where the site has a default for memory, which --mem might lower."""
     source = next((r.source for r in requirements if r.key == "memory"), "")
     ask = f"{_name(image)} asks for {memory} MiB of memory ({clean(source)})"
-    return (f"{ask}, and the job for none: the site's default is taken; --mem asks for more",)
+    return (f"{ask}, and the job for none: --mem={memory}M asks for it",)
 
 
-def unknown(image: str) -> str:
+def unknown(image: str, requirements: Sequence[Requirement]) -> str:
     """Return what is said where nothing was compared, and the site wants that to be said."""
+    if not requirements:
+        return f"nothing is known of what {_name(image)} needs"
     return f"nothing that {_name(image)} needs could be compared with the nodes"
 
 

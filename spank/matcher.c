@@ -16,7 +16,7 @@
 
 enum {
 	MAX_ANSWER = 1 << 18,          /* 200 node classes explained take some 40 kB */
-	MAX_ARGUMENTS = 32,
+	MAX_ARGUMENTS = 48,
 	MAX_NODE_LIST = 100000,
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
@@ -82,6 +82,11 @@ static void make_arguments(const struct cmeta_request *request, const char *argv
 		{"--clusters", request->wishes->clusters},
 		{"--memory", request->wishes->memory ? "yes" : NULL},
 		{"--gpus", request->wishes->gpus ? "yes" : NULL},
+		{"--nodes", request->wishes->nodes},
+		{"--ntasks", request->wishes->ntasks},
+		{"--cpus", request->wishes->cpus},
+		{"--mem", request->wishes->mem},
+		{"--odd", request->wishes->odd ? "yes" : NULL},
 		{"--step", request->step ? "yes" : NULL},
 		{"--slurm-conf", request->slurm_conf},
 		{"--config", request->config},

@@ -10,6 +10,16 @@ static const char *const GPUS[] = {
 };
 static const char *const GRES[] = {"gres", "tres-per-task", NULL}; /* the latter since 23.11 */
 
+/* What also says which nodes can hold a job, besides --nodes, --ntasks, --cpus-per-task and --mem.
+ * Not set, they read as nothing, "unset", 0 or a negative number (seen in 22.05, 24.11 and 26.05). */
+static const char *const ODD[] = {
+	"mem-per-cpu", "mem-per-gpu", "gres", "tmp", "ntasks-per-node",
+	"ntasks-per-socket", "ntasks-per-core", "ntasks-per-gpu", "cpus-per-gpu",
+	"sockets-per-node", "cores-per-socket", "threads-per-core", "extra-node-info",
+	"contiguous", "core-spec", "thread-spec", "reservation", "switches",
+	NULL,
+};
+
 /* Generic resources of Slurm's own that are a GPU or a part of one; "none" is an answer, too. */
 static const char *const GPU_NAMES[] = {"gpu", "mps", "shard", "none", NULL};
 
@@ -57,6 +67,32 @@ static bool any_has_gpu(cmeta_get_option *get, const char *const *names)
 	return found;
 }
 
+static bool any_is_given(cmeta_get_option *get, const char *const *names)
+{
+	bool given = false;
+
+	for (size_t i = 0; names[i] && !given; i++) {
+		char *value = get(names[i]);
+
+		given = value && strcmp(value, "unset") && strcmp(value, "0") && *value != '-';
+		free(value);
+	}
+	return given;
+}
+
+/* CPUs for each task; --mincpus, which --cpus-per-task sets as well, where it is more. */
+static char *read_cpus(cmeta_get_option *get)
+{
+	char *cpus = get("cpus-per-task"), *least = get("mincpus");
+
+	if (least && atoi(least) > (cpus ? atoi(cpus) : 0)) {
+		free(cpus);
+		return least;
+	}
+	free(least);
+	return cpus;
+}
+
 void cmeta_wishes_read(struct cmeta_wishes *wishes, cmeta_get_option *get)
 {
 	*wishes = (struct cmeta_wishes){
@@ -66,6 +102,11 @@ void cmeta_wishes_read(struct cmeta_wishes *wishes, cmeta_get_option *get)
 		.nodelist = get("nodelist"), /* a file of names is a list by now; so it is below */
 		.exclude = get("exclude"),
 		.clusters = get("clusters"),
+		.nodes = get("nodes"),
+		.ntasks = get("ntasks"),
+		.cpus = read_cpus(get),
+		.mem = get("mem"),
+		.odd = any_is_given(get, ODD),
 		.memory = any_is_set(get, MEMORY),
 		.gpus = any_is_set(get, GPUS) || any_has_gpu(get, GRES),
 	};
@@ -79,5 +120,9 @@ void cmeta_wishes_free(struct cmeta_wishes *wishes)
 	free(wishes->nodelist);
 	free(wishes->exclude);
 	free(wishes->clusters);
+	free(wishes->nodes);
+	free(wishes->ntasks);
+	free(wishes->cpus);
+	free(wishes->mem);
 	*wishes = (struct cmeta_wishes){0};
 }

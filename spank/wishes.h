@@ -12,6 +12,11 @@ struct cmeta_wishes {
 	char *nodelist;
 	char *exclude;
 	char *clusters; /* -M: other clusters than this one, perhaps */
+	char *nodes;    /* "2-4" */
+	char *ntasks;
+	char *cpus;     /* per task */
+	char *mem;      /* "4G", as sbatch has it */
+	bool odd;       /* other options say what nodes the job can have */
 	bool memory; /* any option asks for memory, be it for none */
 	bool gpus;   /* the same for GPUs */
 };

@@ -34,6 +34,9 @@ submission. It is run by the SPANK plugin; `cmeta match` is for people.
   --clusters NAMES     the job's own --clusters
   --memory yes         the job asks for memory by itself
   --gpus yes           the job asks for GPUs by itself
+  --nodes N[-M], --ntasks N, --cpus N, --mem SIZE
+                       the job's own --nodes, --ntasks, --cpus-per-task and --mem
+  --odd yes            the job has other options that say what nodes it can have
   --step yes           a step of an allocation that has the nodes of --nodelist
   --slurm-conf FILE    where the node classes are read
   --config FILE        cmeta.yaml (default: beside slurm.conf)
@@ -45,18 +48,9 @@ example:
 """
 
 _OPTIONS = (
-    *(
-        "image",
-        "constraint",
-        "prefer",
-        "partition",
-        "nodelist",
-        "exclude",
-        "clusters",
-        "memory",
-        "gpus",
-    ),
-    *("step", "slurm-conf", "config", "explain"),
+    *("image", "constraint", "prefer", "partition", "nodelist", "exclude", "clusters"),
+    *("memory", "gpus", "nodes", "ntasks", "cpus", "mem", "odd", "step"),
+    *("slurm-conf", "config", "explain"),
 )
 
 SECONDS = 1.0
@@ -138,6 +132,7 @@ def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
 
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
+    from slurm_cmeta import shape
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
@@ -162,6 +157,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         options.get("exclude", ""),
         options.get("memory") == "yes",
         options.get("gpus") == "yes",
+        shape.read(options),
     )
     if not _is_here(options.get("clusters", ""), cluster.name):
         return _elsewhere(options["clusters"]), EXIT_OK

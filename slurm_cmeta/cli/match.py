@@ -14,6 +14,7 @@ from slurm_cmeta.compare import MISMATCH
 from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
 from slurm_cmeta.match import never_compared
+from slurm_cmeta.policy import REJECT
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(as_json(args, decision), indent=2))
     else:
         _print_table(args, report, cluster, decision)
-    return EXIT_NO_NODE if decision.verdict == MISMATCH else EXIT_OK
+    refused = decision.verdict == MISMATCH or decision.action == REJECT
+    return EXIT_NO_NODE if refused else EXIT_OK
 
 
 def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:

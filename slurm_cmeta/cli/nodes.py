@@ -171,7 +171,7 @@ def _row(one: NodeClass, default: str | None) -> tuple[str, ...]:
         clean(" ".join(f"{state}:{count}" for state, count in one.states), 60) or "-",
         clean(",".join(f"{p}*" if p == default else p for p in partitions), 60) or "-",
         _memory(one.memory),
-        clean(" ".join(one.gres), 40) or "-",
+        clean(" ".join(filter(None, one.gres)), 40) or "-",
         clean(",".join(archs.telling(one.features)), MAX_FEATURES) or "-",
     )
 

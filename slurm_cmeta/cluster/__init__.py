@@ -26,7 +26,10 @@ class NodeClass(NamedTuple):
     memory: tuple[int, int] | None = None
     """RealMemory in MiB of the nodes that state it, smallest and largest."""
     gres: tuple[str, ...] = ()
-    """The different Gres texts among the nodes, as Slurm writes them: `gpu:a100:4`."""
+    """The different Gres texts among the nodes, as Slurm writes them: `gpu:a100:4`; an empty one
+    among them says that some of the nodes have none."""
+    cpus: int | None = None
+    """CPUs that each of the nodes has at least; None where the source does not tell."""
 
 
 class Partition(NamedTuple):

@@ -33,19 +33,6 @@ def node_classes(conf: SlurmConf) -> list[NodeClass]:
     return read(conf)[0]
 
 
-def by_features(conf: SlurmConf) -> list[NodeClass]:
-    """Return the nodes grouped by feature set alone, their partitions untold.
-
-    It costs half of what node_classes() does where partitions cut a large cluster into many pieces.
-    Raises ClusterError as above.
-    """
-    grouper = Grouper()
-    for line, spans in _expanded(conf):
-        for span in spans:
-            grouper.add(span, line.features, None, _state(line), line.real_memory, line.gres)
-    return list(grouper.classes())
-
-
 def read(conf: SlurmConf) -> tuple[list[NodeClass], tuple[Partition, ...]]:
     """Return the node classes and the partitions of `conf`. Raises ClusterError as above."""
     lines = _expanded(conf)
@@ -59,7 +46,9 @@ def read(conf: SlurmConf) -> tuple[list[NodeClass], tuple[Partition, ...]]:
         state = _state(line)
         for span in spans:
             for part, names in membership.of(span):
-                grouper.add(part, line.features, names, state, line.real_memory, line.gres)
+                grouper.add(
+                    part, line.features, names, state, line.real_memory, line.gres, line.cpus
+                )
     return list(grouper.classes()), partitions
 
 

@@ -99,7 +99,7 @@ class Membership:
 class _Group:
     """One class that is being put together."""
 
-    __slots__ = ("count", "features", "gres", "memory", "partitions", "spans", "states")
+    __slots__ = ("count", "cpus", "features", "gres", "memory", "partitions", "spans", "states")
 
     def __init__(self, features: tuple[str, ...], partitions: tuple[str, ...] | None) -> None:
         self.features = features
@@ -109,6 +109,7 @@ class _Group:
         self.states: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
         self.gres: dict[str, None] = {}
+        self.cpus: int | None = None
 
 
 class Grouper:
@@ -136,8 +137,9 @@ class Grouper:
         state: str,
         memory: int | None,
         gres: str,
+        cpus: int | None = None,
     ) -> None:
-        """Add nodes that are not in yet; an empty `state`, None or an empty `gres` say nothing."""
+        """Add nodes that are not in yet; an empty `state` or None say nothing."""
         group = self.group(features, partitions)
         count = span.last - span.first + 1
         group.spans.append(span)
@@ -146,8 +148,8 @@ class Grouper:
             group.states[state] = group.states.get(state, 0) + count
         if memory is not None:
             group.memory = _widened(group.memory, (memory, memory))
-        if gres:
-            group.gres[gres] = None
+        group.gres[gres] = None
+        group.cpus = _fewest(group.cpus, cpus, group.count == count)
 
     def classes(self) -> tuple[NodeClass, ...]:
         """Return the classes in the order of their first nodes."""
@@ -159,7 +161,8 @@ class Grouper:
                 group.partitions,
                 ordered_states(group.states),
                 group.memory,
-                tuple(group.gres),
+                tuple(group.gres) if any(group.gres) else (),
+                group.cpus,
             )
             for group in self._groups.values()
         )
@@ -207,8 +210,23 @@ def _merged(members: list[NodeClass]) -> NodeClass:
         partitions,
         ordered_states(states),
         memory,
-        tuple(dict.fromkeys(text for one in members for text in one.gres)),
+        _all_gres(members),
+        min((one.cpus for one in members if one.cpus), default=None)
+        if all(one.cpus for one in members)
+        else None,
     )
+
+
+def _fewest(known: int | None, cpus: int | None, first: bool) -> int | None:
+    """Return the CPUs that all nodes have so far; None once nobody knows those of one."""
+    if first or cpus is None:
+        return cpus
+    return None if known is None else min(known, cpus)
+
+
+def _all_gres(members: list[NodeClass]) -> tuple[str, ...]:
+    found = dict.fromkeys(text for one in members for text in one.gres or ("",))
+    return tuple(found) if any(found) else ()
 
 
 def _widened(memory: tuple[int, int] | None, other: tuple[int, int]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from slurm_cmeta.text import clean
 DEADLINE = 10.0
 """Seconds that sinfo may take."""
 
-COMMAND = ("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%P|%T|%m|%G|%b")
+COMMAND = ("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%P|%T|%m %c|%G|%b")
 """The features come last: they alone may hold a `|`. They are the active ones, by which slurmctld
 places jobs."""
 
@@ -40,6 +40,7 @@ class Row(NamedTuple):
     memory: int | None
     gres: str
     features: tuple[str, ...]
+    cpus: int | None = None
 
 
 class Question:
@@ -145,7 +146,9 @@ def from_rows(rows: list[Row], source: str) -> Cluster:
         for span in row.spans:
             for part, names in membership.of(span):
                 if names[0] == row.partition:
-                    grouper.add(part, row.features, names, row.state, row.memory, row.gres)
+                    grouper.add(
+                        part, row.features, names, row.state, row.memory, row.gres, row.cpus
+                    )
     classes = grouper.classes()
     return Cluster(classes, False, source, tuple(partitions.values()), time=int(time.time()))
 
@@ -156,7 +159,7 @@ def _row(line: str) -> Row:
         raise ClusterError(f"sinfo printed what is no node: {clean(line)!r}")
     nodes, partition, marked, state, memory, gres, features = (field.strip() for field in fields)
     names = () if features == _NULL else tuple(dict.fromkeys(filter(None, features.split(","))))
-    size = memory.rstrip("+")
+    size, _, cpus = (word.rstrip("+") for word in memory.partition(" "))
     return Row(
         hostlist.spans("" if nodes == _NULL else nodes),
         partition,
@@ -165,6 +168,7 @@ def _row(line: str) -> Row:
         int(size) if size.isascii() and size.isdigit() else None,
         "" if gres == _NULL else gres,
         names,
+        int(cpus) if cpus.isascii() and cpus.isdigit() else None,
     )
 
 

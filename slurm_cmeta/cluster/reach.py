@@ -6,6 +6,7 @@ lists, so that the cost follows the number of ranges and not of nodes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.cluster import hostlist
@@ -85,22 +86,32 @@ def _replaced(one: NodeClass, spans: list[Span]) -> NodeClass | None:
     return one._replace(nodes=hostlist.join(spans), node_count=count)
 
 
-def _minus(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:
+def _minus(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
     """Return the nodes of `spans` that are in none of `others`."""
+    taken = _merged(others)
     left: list[Span] = []
     for span in spans:
-        pieces = [span]
-        for other in others:
-            if (other.stem, other.digits) != (span.stem, span.digits):
-                continue
-            pieces = [
-                rest
-                for piece in pieces
-                for rest in (
-                    piece._replace(last=min(piece.last, other.first - 1)),
-                    piece._replace(first=max(piece.first, other.last + 1)),
-                )
-                if rest.first <= rest.last
-            ]
-        left += pieces
+        firsts, lasts = taken.get((span.stem, span.digits), ((), ()))
+        first = span.first
+        for index in range(bisect_left(lasts, first), len(firsts)):
+            if firsts[index] > span.last:
+                break
+            if firsts[index] > first:
+                left.append(span._replace(first=first, last=firsts[index] - 1))
+            first = max(first, lasts[index] + 1)
+        if first <= span.last:
+            left.append(span._replace(first=first))
     return left
+
+
+def _merged(spans: Iterable[Span]) -> dict[tuple[str, int], tuple[list[int], list[int]]]:
+    """Return by (stem, digits) the first and the last numbers of ranges without overlaps."""
+    found: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
+    for stem, digits, first, last in sorted(spans):
+        firsts, lasts = found.setdefault((stem, digits), ([], []))
+        if lasts and first <= lasts[-1] + 1:
+            lasts[-1] = max(lasts[-1], last)
+        else:
+            firsts.append(first)
+            lasts.append(last)
+    return found

@@ -50,13 +50,17 @@ _NODE_KEYS = frozenset(
     b"memspeclimit nodeaddr nodehostname port procs realmemory reason restrictedcorespergpu "
     b"sockets socketsperboard state threadspercore tmpdisk tresweights weight".split()
 )
-_NODE_FACTS = (b"feature", b"features", b"state", b"weight", b"gres", b"realmemory")
+_CPU_KEYS = (b"boards", b"sockets", b"socketsperboard", b"corespersocket", b"threadspercore")
+_NODE_FACTS = (
+    *(b"feature", b"features", b"state", b"weight", b"gres", b"realmemory", b"cpus"),
+    *_CPU_KEYS,
+)
 _NODE_ONLY = frozenset(
     (b"corespersocket", b"feature", b"features", b"gres", b"nodeaddr", b"realmemory", b"weight")
 )
 """Keys that no release takes outside a line. They stand alone where a continuation broke off."""
 
-_Facts = tuple[tuple[str, ...], str, int, str, "int | None"]
+_Facts = tuple[tuple[str, ...], str, int, str, "int | None", "int | None"]
 _INFINITE_WEIGHT = 0xFFFFFFFE  # INFINITE - 1, as _parse_nodename has it
 
 
@@ -75,6 +79,8 @@ class NodeLine(NamedTuple):
     """MiB; None where no (readable) RealMemory= applies: Slurm then counts with 1."""
     path: str
     line: int
+    cpus: int | None = None
+    """Of each node; None where the line does not tell."""
 
     @property
     def future(self) -> bool:
@@ -362,9 +368,9 @@ class _Reader:
         facts = self._facts.get(key)
         if facts is None:
             facts = self._facts[key] = _node_facts(self._node_default, found)
-        features, state, weight, gres, memory = facts
+        features, state, weight, gres, memory, cpus = facts
         self._nodes.append(
-            NodeLine(_text(value), features, state, weight, gres, memory, path, line)
+            NodeLine(_text(value), features, state, weight, gres, memory, path, line, cpus)
         )
 
     def _partition(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
@@ -410,7 +416,7 @@ def _logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _node_facts(default: dict[bytes, bytes], found: dict[bytes, bytes]) -> _Facts:
-    """Return features, state, weight, gres and memory of a NodeName line."""
+    """Return features, state, weight, gres, memory and CPUs of a NodeName line."""
     merged = {**default, **found}
     features = found.get(b"feature", found.get(b"features"))
     if features is None:
@@ -423,7 +429,28 @@ def _node_facts(default: dict[bytes, bytes], found: dict[bytes, bytes]) -> _Fact
         1 if weight is None else _weight(weight),
         _text(merged.get(b"gres", b"")),
         None if memory is None else _number(memory),
+        _cpus(merged),
     )
+
+
+def _cpus(merged: dict[bytes, bytes]) -> int | None:
+    """Return the CPUs of a node, as stated or by its sockets, cores and threads; None if neither.
+
+    What the line leaves out, slurmctld takes for one (read_config.c, _check_node_name).
+    """
+    if b"cpus" in merged:
+        return _number(merged[b"cpus"])
+    if not any(key in merged for key in _CPU_KEYS):
+        return None
+    count = 1
+    for key in _CPU_KEYS:
+        if key == b"boards" and b"sockets" in merged:
+            continue
+        number = _number(merged[key]) if key in merged else 1
+        if number is None:
+            return None
+        count *= number
+    return count
 
 
 def _number(value: bytes) -> int | None:

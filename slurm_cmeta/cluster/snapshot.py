@@ -137,6 +137,7 @@ def _class_as_json(one: NodeClass) -> dict[str, Any]:
     found["states"] = dict(one.states)
     found["memory"] = list(one.memory) if one.memory else None
     found["gres"] = list(one.gres)
+    found["cpus"] = one.cpus
     found["features"] = list(one.features)
     return found
 
@@ -211,7 +212,7 @@ def _classes(path: str, listed: object) -> Iterator[NodeClass]:
     for value in listed if isinstance(listed, list) else [None]:
         if not _is_class(value):
             raise ClusterError(f"{clean(path)}: a node class needs nodes, count and features")
-        optional = {key: value.get(key) for key in ("partitions", "states", "memory", "gres")}
+        optional = {key: value.get(key) for key in _OPTIONAL}
         if not all(_OPTIONAL[key](found) for key, found in optional.items() if found is not None):
             raise ClusterError(f"{clean(path)}: node class {clean(value['nodes'], 60)} is broken")
         partitions, states = optional["partitions"], optional["states"] or {}
@@ -223,6 +224,7 @@ def _classes(path: str, listed: object) -> Iterator[NodeClass]:
             tuple(states.items()),
             tuple(optional["memory"]) if optional["memory"] else None,
             tuple(optional["gres"] or ()),
+            optional["cpus"],
         )
 
 
@@ -268,4 +270,5 @@ _OPTIONAL = {
     "states": _are_states,
     "memory": _is_range,
     "gres": _are_texts,
+    "cpus": _is_count,
 }

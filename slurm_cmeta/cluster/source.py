@@ -36,7 +36,7 @@ def from_slurm_conf(path: str | None = None) -> Cluster:
     count = sum(c.node_count for c in classes)
     cluster = Cluster(
         tuple(classes),
-        (conf.max_node_count or 0) > count,
+        (conf.max_node_count or 0) > count or any(line.future for line in conf.nodes),
         clean(conf.path),
         known,
         conf.cluster_name,

@@ -157,9 +157,15 @@ def _cover(
         ]
         if fitting:
             return min(fitting, key=cost)
+    most = max(len(covers[name]) for name in candidates)
+    shortest = min(map(len, candidates)) + 1
+    if -(-size // most) * shortest > MAX_EXPRESSION:
+        return None  # so many names cannot be short enough, whichever they are
     chosen: list[str] = []
     missing = everything
     while missing:
+        if sum(map(len, chosen)) + len(chosen) > MAX_EXPRESSION:
+            return None
         chosen.append(min(candidates, key=lambda n: (-len(covers[n] & missing), cost((n,)))))
         missing -= covers[chosen[-1]]
     return tuple(chosen)

@@ -81,7 +81,7 @@ def test_a_class_tells_states_memory_and_gres(tmp_path: Path) -> None:
     found, _ = read(tmp_path, "PartitionName=p Nodes=ALL")
     near, far = found
     assert (near.nodes, near.features) == ("n[1-4,05-08]", ("a", "b"))
-    assert (near.states, near.memory, near.gres) == ((), (1000, 2000), ("gpu:1",))
+    assert (near.states, near.memory, near.gres) == ((), (1000, 2000), ("", "gpu:1"))
     assert (far.nodes, far.states, far.gres) == ("m[1,3],m2-ib", (("drain", 2),), ())
 
 
@@ -105,14 +105,22 @@ def test_equal_features_in_other_partitions_are_other_classes(tmp_path: Path) ->
     assert by_features(whole) == whole
 
 
-def test_without_partitions_the_classes_are_those_of_features(tmp_path: Path) -> None:
+def test_cpus_and_gres_are_those_that_all_nodes_have(tmp_path: Path) -> None:
     path = tmp_path / "slurm.conf"
-    path.write_text(NODES + "PartitionName=p Nodes=n[1-2],m1\n")
-    conf = slurmconf.read(str(path))
-    plain = confnodes.by_features(conf)
-    assert [c.partitions for c in plain] == [None, None]
-    merged = by_features(confnodes.node_classes(conf))
-    assert [c._replace(partitions=None) for c in merged] == plain
+    path.write_text(
+        "NodeName=a1 CPUs=8 Features=x Gres=gpu:a100:1\n"
+        "NodeName=a2 Sockets=2 CoresPerSocket=8 ThreadsPerCore=2 Features=x\n"
+        "NodeName=b1 CPUs=4 Features=y\nNodeName=b2 Features=y\n"
+        "NodeName=c1 CPUs=4 Features=z Gres=gpu:2\n"
+    )
+    found = confnodes.node_classes(slurmconf.read(str(path)))
+    assert [(c.cpus, c.gres) for c in found] == [
+        (8, ("gpu:a100:1", "")),
+        (None, ()),
+        (4, ("gpu:2",)),
+    ]
+    merged = by_features([c._replace(features=("x",)) for c in found])
+    assert [(c.cpus, c.gres) for c in merged] == [(None, ("gpu:a100:1", "", "gpu:2"))]
 
 
 def test_what_is_unknown_stays_so_when_classes_are_put_together() -> None:

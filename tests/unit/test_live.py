@@ -43,14 +43,14 @@ n[2-4]|q|q|idle|1000|(null)|b,a
 
 def test_states_memory_and_gres_are_put_together() -> None:
     output = """\
-n1|p|p|idle~|1000|gpu:a100:4(S:0)|a
-n2|p|p|down*|2000|(null)|a
-n[3-4]|p|p|IDLE|1500+|gpu:1|a
+n1|p|p|idle~|1000 16|gpu:a100:4(S:0)|a
+n2|p|p|down*|2000 8|(null)|a
+n[3-4]|p|p|IDLE|1500+ 32+|gpu:1|a
 """
     assert told(output) == [
         (
             *("n[1-4]", 4, ("a",), ("p",), (("idle", 3), ("down", 1))),
-            *((1000, 2000), ("gpu:a100:4(S:0)", "gpu:1")),
+            *((1000, 2000), ("gpu:a100:4(S:0)", "", "gpu:1"), 8),
         )
     ]
 
@@ -191,9 +191,9 @@ def test_pyslurm_is_asked_where_its_release_is_the_clusters(
     assert installed == ["pyslurm"]
     assert found.source == "pyslurm"
     assert [tuple(c) for c in found.classes] == [
-        ("n1", 1, ("a",), ("p",), (("idle", 1),), (1000, 1000), ("gpu:a100:4",)),
-        ("n2", 1, ("a",), ("p", "q"), (("idle", 1),), (1000, 1000), ("gpu:a100:4",)),
-        ("n3", 1, ("a",), ("q",), (("idle", 1),), (1000, 1000), ("gpu:a100:4",)),
+        ("n1", 1, ("a",), ("p",), (("idle", 1),), (1000, 1000), ("gpu:a100:4",), None),
+        ("n2", 1, ("a",), ("p", "q"), (("idle", 1),), (1000, 1000), ("gpu:a100:4",), None),
+        ("n3", 1, ("a",), ("q",), (("idle", 1),), (1000, 1000), ("gpu:a100:4",), None),
     ]
     assert found.default_partition == "p"
 

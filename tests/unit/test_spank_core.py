@@ -45,7 +45,7 @@ bool cmeta_machine_runs(const char *machine, const char *code);
 
 struct cmeta_wishes {
     char *constraint; char *prefer; char *partition; char *nodelist; char *exclude; char *clusters;
-    bool memory; bool gpus;
+    char *nodes; char *ntasks; char *cpus; char *mem; bool odd; bool memory; bool gpus;
 };
 void cmeta_wishes_read(struct cmeta_wishes *wishes, char *(*get)(const char *name));
 void cmeta_wishes_free(struct cmeta_wishes *wishes);
@@ -366,20 +366,35 @@ def wishes(core: Any, options: dict[str, str]) -> dict[str, Any]:
     assert set(options) <= asked | {"mem", "mem-per-gpu", "gpus-per-task", "tape"}
     found: dict[str, Any] = {
         name: text(getattr(read, name))
-        for name in ("constraint", "prefer", "partition", "nodelist", "exclude", "clusters")
+        for name in ("constraint", "prefer", "partition", "nodelist", "exclude", "clusters", *SIZES)
     }
+    found["odd"] = bool(read.odd)
     found["memory"], found["gpus"] = bool(read.memory), bool(read.gpus)
     core.cmeta_wishes_free(read)
     assert read.constraint == ffi.NULL
     return found
 
 
+SIZES = ("nodes", "ntasks", "cpus", "mem")
+
+
 def test_the_users_options_are_read(core: Any) -> None:
     plain = {"constraint": "a|b", "prefer": "c", "partition": "p,q"}
     plain |= {"nodelist": "n[1-2]", "exclude": "n3", "clusters": "far"}
-    assert wishes(core, plain) == {**plain, "memory": False, "gpus": False}
-    nothing = dict.fromkeys(plain)
-    assert wishes(core, {}) == {**nothing, "memory": False, "gpus": False}
+    no = {"memory": False, "gpus": False, "odd": False}
+    assert wishes(core, plain) == {**plain, **dict.fromkeys(SIZES), **no}
+    assert wishes(core, {}) == {**dict.fromkeys(plain), **dict.fromkeys(SIZES), **no}
+    sized = {"nodes": "2-4", "ntasks": "8", "cpus-per-task": "2", "mem": "4G"}
+    found = wishes(core, sized)
+    assert [found[name] for name in SIZES] == ["2-4", "8", "2", "4G"]
+    assert found["memory"]
+    assert not found["odd"]
+    assert wishes(core, {"ntasks-per-node": "4"})["odd"]
+    assert wishes(core, {"contiguous": "set"})["odd"]
+    unset = {"contiguous": "unset", "ntasks-per-node": "-2", "tmp": "0", "mincpus": "-1"}
+    assert not wishes(core, unset)["odd"]
+    assert wishes(core, {"cpus-per-task": "2", "mincpus": "8"})["cpus"] == "8"
+    assert wishes(core, {"cpus-per-task": "2", "mincpus": "2"})["cpus"] == "2"
 
 
 @pytest.mark.parametrize("name", ["mem", "mem-per-cpu", "mem-per-gpu"])
@@ -483,11 +498,15 @@ def test_every_wish_is_told(core: Any, tmp_path: Path) -> None:
         "nodelist": "n[1-2]",
         "exclude": "n3",
         "clusters": "far",
+        "nodes": "2-4",
+        "ntasks": "8",
+        "cpus": "2",
+        "mem": "4G",
     }
     program = script(tmp_path, body)
     _, found, _, _ = run_matcher(core, program, **wished, memory="yes", gpus="yes", step=True)
     told = "--prefer p --partition q,r --nodelist n[1-2] --exclude n3 --clusters far"
-    told += " --memory yes --gpus yes"
+    told += " --memory yes --gpus yes --nodes 2-4 --ntasks 8 --cpus 2 --mem 4G"
     assert found["messages"] == [f"--image /img.sif {told} --step yes"]
     _, found, _, _ = run_matcher(core, program, nodelist="n," * 60_000, exclude="m," * 60_000)
     assert found["messages"] == ["--image /img.sif"]
