@@ -130,10 +130,7 @@ def decide(
     rank = Rank(requirements, reached, policy.names)
     addition = _addition(fit, unfit, user, wishes, rank, cluster.changeable)
     better, made = preference.best(fit, requirements, policy)
-    may_prefer = not wishes.nodelist and not wishes.gpus
-    may_prefer = may_prefer and (bool(wishes.partitions) or not cluster.routed)
-    may_prefer = may_prefer and fits(wishes.shape, [v.nodes for v in better])
-    if not wishes.prefer and not may_prefer:
+    if not wishes.prefer and not _room(better, cluster, wishes):
         better = fit
     prefer = _prefer(fit, unfit, better, user, wishes, rank, addition, cluster.changeable)
     wanted = _memory(requirements, wishes, policy)
@@ -161,6 +158,29 @@ def decide(
             *(words.memory_advice(image, requirements, wanted) if wanted != memory else ()),
             *(words.advice(image, requirements) if advice else ()),
         ),
+    )
+
+
+def _room(better: Sequence[ClassVerdict], cluster: Cluster, wishes: Wishes) -> bool:
+    """Tell whether the better nodes alone could surely hold the job, wherever it is sent.
+
+    slurmctld refuses a job at submit whose preference could never be met. Where a filter may choose
+    the partition, they have to do so in each.
+    """
+    if wishes.nodelist or wishes.gpus:
+        return False
+    if not fits(wishes.shape, [v.nodes for v in better]):
+        return False
+    if wishes.partitions or not cluster.routed:
+        return True
+    if wishes.exclude:
+        return False
+    sets = {frozenset(v.nodes.features) for v in better}
+    members = [c for c in cluster.classes if frozenset(c.features) in sets]
+    return all(
+        partition.exact
+        and fits(wishes.shape, [c for c in members if partition.name in (c.partitions or ())])
+        for partition in cluster.partitions or ()
     )
 
 

@@ -230,7 +230,7 @@ def test_nothing_of_one_component_reaches_the_next(
     jobs = heterogeneous(cluster, "sbatch", excluding, plain)
     assert jobs[0]["ExcNodeList"] not in ("mid1", "(null)")
     assert jobs[1]["ExcNodeList"] == "mid1"  # the user's own is Slurm's to keep
-    wish = [f"--container={make_image('wish', labels=WISH)}"]
+    wish = [f"--container={make_image('wish', labels=WISH)}", "-pall"]
     jobs = heterogeneous(cluster, command, wish, plain)
     assert [job["Features"] for job in jobs][1] == "zen4"
     assert "Prefer" not in jobs[1]
@@ -317,7 +317,7 @@ def test_the_images_preference_gives_way_to_the_users_constraint(
     cluster: Cluster, make_image: ImageMaker
 ) -> None:
     """Slurm would try the preference in place of the new constraint."""
-    job = held(cluster, f"--container={make_image('wish', labels=WISH)}")
+    job = held(cluster, "-pall", f"--container={make_image('wish', labels=WISH)}")
     assert "icelake" in cluster.job(job)["Prefer"]
     update(cluster, job, "Features=zen4")
     now = cluster.job(job)

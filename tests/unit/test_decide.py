@@ -509,11 +509,15 @@ def test_only_what_could_hold_the_job_is_preferred(wishes: Wishes, prefer: str |
     assert (decision.action, decision.prefer) == ("accept", prefer)
 
 
-def test_nothing_is_preferred_where_the_partition_is_not_known() -> None:
+def test_where_the_partition_is_not_known_there_must_be_room_in_each() -> None:
+    wish = [need("cpu", "zen3")]
     routed = SIZED._replace(routed=True)
-    assert decide("/i/i.sif", [need("cpu", "zen3")], routed, Wishes()).prefer is None
-    decision = decide("/i/i.sif", [need("cpu", "zen3")], routed, Wishes(partitions="all"))
-    assert decision.prefer == "zen3"
+    assert decide("/i/i.sif", wish, routed, Wishes()).prefer == "zen3"
+    two = routed._replace(partitions=(Partition("all", True), Partition("other")))
+    assert decide("/i/i.sif", wish, two, Wishes()).prefer is None
+    assert decide("/i/i.sif", wish, two, Wishes(partitions="all")).prefer == "zen3"
+    unsure = routed._replace(partitions=(Partition("all", True, exact=False),))
+    assert decide("/i/i.sif", wish, unsure, Wishes()).prefer is None
 
 
 def test_a_preference_of_the_users_that_nothing_can_meet_prefers_nothing() -> None:
