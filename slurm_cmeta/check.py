@@ -145,6 +145,15 @@ def _of_settings(config: Config) -> Iterator[_Found]:
                 yield name, f"no effect: nodes.source is {config.nodes_source}"
     if config.values["prefer.closest"] == "no" and "prefer.spare" in config.lines:
         yield "prefer.spare", "no effect: prefer.closest is no"
+    for prefix, values in [("", config.values)] + [
+        (f"partitions.{name}.", {**config.values, **own}) for name, own in config.partitions.items()
+    ]:
+        for name, key in (("memory_request", "memory"), ("gpu_request", "gpu")):
+            if values[f"strength.{key}"] == "ignore" and prefix + name in config.lines:
+                yield prefix + name, f"no effect: strength.{key} is ignore"
+        spare = f"{prefix}prefer.spare"
+        if prefix and values["prefer.closest"] == "no" and spare in config.lines:
+            yield spare, "no effect: prefer.closest is no"
     for partition, values in config.partitions.items():
         for name, value in values.items():
             if value == config.values[name]:
