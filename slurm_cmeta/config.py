@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.errors import ConfigError
 from slurm_cmeta.nodefacts import SiteNames
 from slurm_cmeta.policy import Policy
-from slurm_cmeta.settings import FEATURE, IN_PARTITIONS, KNOWN, SETTINGS
+from slurm_cmeta.settings import IN_PARTITIONS, KNOWN, SETTINGS
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -227,10 +228,10 @@ class _Reader:
         for key, value in self._items(node, "features is no mapping of names to what they mean"):
             self._once(key, f"{FEATURES}.{key.value}")
             words = self._words(value)
-            if not FEATURE.fullmatch(key.value):
+            if not NAME.fullmatch(key.value):
                 raise self._mistake(key, f"{clean(key.value)!r} cannot be a feature of Slurm")
             meanings = tuple(filter(None, (words or "").split(",")))
-            wrong = next((name for name in meanings if not FEATURE.fullmatch(name)), None)
+            wrong = next((name for name in meanings if not NAME.fullmatch(name)), None)
             if words is None or wrong is not None:
                 raise self._mistake(
                     value,

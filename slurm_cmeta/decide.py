@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from slurm_cmeta import compare, match, nodefacts, preference, vocabulary, words
 from slurm_cmeta.cluster.reach import reach
 from slurm_cmeta.constraint.addition import add
-from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, Constraint, parse
+from slurm_cmeta.constraint.grammar import Constraint, parse
 from slurm_cmeta.constraint.select import Expression, select, widest
 from slurm_cmeta.policy import ACCEPT, ADD, ADVISE, RAISE, REJECT, WARN, Policy
 from slurm_cmeta.shape import PLAIN, Shape, fits
@@ -28,7 +28,6 @@ UNKNOWN = "unknown"
 
 MAX_EXCLUDE = 16_384
 """Characters of an exclude list; a longer one gives way to a wider expression."""
-
 
 MAX_PREFERRED = 4
 """Alternatives in a preference that say nothing of what is preferred."""
@@ -226,8 +225,7 @@ def _addition(
         constraint = add(user, found, changeable=changeable)
         preferred = add(prefer, found, changeable=changeable) if wishes.prefer else ""
         if constraint is not None and preferred is not None:
-            changed = constraint if constraint != wishes.constraint else None
-            return _Addition(changed, found)
+            return _Addition(_changed(constraint, wishes.constraint), found)
         note = "the job's own expression cannot carry it"
     exclude = ",".join(v.nodes.nodes for v in unfit)
     if len(exclude) <= MAX_EXCLUDE:
@@ -249,9 +247,12 @@ def _wider(
         constraint = add(user, found, changeable=changeable)
         if constraint is not None:
             left = sum(v.nodes.node_count for v in unfit if found.allows(v.nodes.features))
-            changed = constraint if constraint != wishes.constraint else None
-            return _Addition(changed, found, None, "", left)
-    return _Addition(None, None, None, "", sum(v.nodes.node_count for v in unfit))
+            return _Addition(_changed(constraint, wishes.constraint), found, left=left)
+    return _Addition(expression=None, left=sum(v.nodes.node_count for v in unfit))
+
+
+def _changed(text: str | None, before: str) -> str | None:
+    return text if text != before else None
 
 
 def _features(verdicts: Sequence[ClassVerdict]) -> list[frozenset[str]]:
@@ -276,7 +277,7 @@ def _prefer(
     if user is None or addition.expression is None:
         return None
     if wishes.prefer:
-        return _own_preference(fit, user, wishes, addition, changeable)
+        return _own_preference(fit, wishes, addition.expression, addition.constraint, changeable)
     if len(better) == len(fit):
         return None
     others = [*(v for v in fit if v not in better), *unfit]
@@ -288,15 +289,14 @@ def _prefer(
     names = tuple(dict.fromkeys((*addition.expression.names, *closest.names)))
     whole = Expression((), closest.group or addition.expression.group).without(names)
     whole = whole._replace(names=names)
-    text = add(user, whole, changeable=changeable)
-    return text if text is not None and len(text) <= MAX_EXPRESSION else None
+    return add(user, whole, changeable=changeable)
 
 
 def _own_preference(
     fit: Sequence[ClassVerdict],
-    user: Constraint,
     wishes: Wishes,
-    addition: _Addition,
+    added: Expression,
+    constraint: str | None,
     changeable: bool,
 ) -> str | None:
     """Return what becomes of the user's own preference.
@@ -305,12 +305,11 @@ def _own_preference(
     preference: then it is the constraint once more, which prefers nothing.
     """
     own = parse(wishes.prefer)
-    if own is None or addition.expression is None:
+    if own is None:
         return None
     if not own.counted and not changeable and not any(own.allows(v.nodes.features) for v in fit):
-        return addition.constraint or wishes.constraint or None
-    text = add(own, addition.expression, changeable=changeable)
-    return text if text != wishes.prefer else None
+        return constraint or wishes.constraint or None
+    return _changed(add(own, added, changeable=changeable), wishes.prefer)
 
 
 class Rank:

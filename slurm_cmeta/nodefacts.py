@@ -15,8 +15,6 @@ from slurm_cmeta import vocabulary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from slurm_cmeta.vocabulary.gpus import GpuModel
-
 COMPLETE_FEATURE = "cmeta=1"
 """A node that carries it says: what is not listed here, this node has not."""
 
@@ -216,7 +214,10 @@ def _certain_model(name: str) -> list[tuple[str, str]]:
     from slurm_cmeta.vocabulary import gpus
 
     model = gpus.model(name)
-    return _model_says(model) if model is not None else []
+    if model is None:
+        return []
+    architecture = ("gpu.arch", model.arch) if model.arch else (UNSAID_ARCH, model.vendor)
+    return [("gpu", model.vendor), architecture]
 
 
 def _target(name: str) -> list[tuple[str, str]]:
@@ -233,28 +234,13 @@ def _target(name: str) -> list[tuple[str, str]]:
 def _model(name: str) -> list[tuple[str, str]]:
     from slurm_cmeta.vocabulary import gpus
 
-    model = gpus.model(name)
-    if model is None:
-        return []
-    if gpus.is_ambiguous_feature(name):
-        return [(_MODEL, name)]
-    return _model_says(model)
-
-
-def _model_says(model: GpuModel) -> list[tuple[str, str]]:
-    architecture = ("gpu.arch", model.arch) if model.arch else (UNSAID_ARCH, model.vendor)
-    return [("gpu", model.vendor), architecture]
+    said = _certain_model(name)
+    return [(_MODEL, name)] if said and gpus.is_ambiguous_feature(name) else said
 
 
 def _add_model(name: str, values: dict[str, dict[str, None]]) -> None:
     """Take a name that could mean something else, beside what tells of such a GPU."""
-    from slurm_cmeta.vocabulary import gpus
-
-    if _SHORT_TARGET.fullmatch(name):
-        said = _target(name)
-    else:
-        model = gpus.model(name)
-        said = _model_says(model) if model is not None else []
+    said = _target(name) if _SHORT_TARGET.fullmatch(name) else _certain_model(name)
     vendors = values.get("gpu", {})
     if said and (not vendors or said[0][1] in vendors):
         for key, value in said:

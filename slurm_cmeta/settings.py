@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
+from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.requirement import KEYS
 
 PATH = "path"
 NUMBER = "number"
 PREFIX = "prefix"
 MAX_NUMBER = 2**31 - 1
-
-FEATURE = re.compile(r"[A-Za-z0-9_.=+:/@~%-]+")
-"""What a feature may be made of: none of Slurm's operators, no blank, no quote."""
 
 STRENGTHS = ("hard", "soft", "ignore")
 
@@ -52,7 +49,7 @@ class Setting(NamedTuple):
         if self.form == PATH:
             return value.startswith("/") and "\0" not in value
         if self.form == PREFIX:
-            return FEATURE.fullmatch(value) is not None
+            return NAME.fullmatch(value) is not None
         return value.isascii() and value.isdigit() and int(value[:12]) <= MAX_NUMBER
 
 

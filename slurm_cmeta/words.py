@@ -23,6 +23,9 @@ MAX_GROUPS_SHOWN = 4
 MAX_NODES_SHOWN = 60
 """Characters of a list of nodes in a refusal."""
 
+DEMANDED = "that --nodelist names"
+"""The place of nodes of which each has to fit."""
+
 _PLAIN = ("arch", "cpu")
 """Keys whose values speak for themselves: `aarch64`, `zen4`. Others are said by name."""
 
@@ -107,7 +110,7 @@ def unknown(image: str, requirements: Sequence[Requirement]) -> str:
 def among(limited: str, demanded: bool, constrained: bool) -> str:
     """Return which nodes count: `in partition debug that the constraint allows`."""
     if demanded:
-        return "that --nodelist names"
+        return DEMANDED
     return " ".join(filter(None, (limited, "that the constraint allows" if constrained else "")))
 
 
@@ -117,7 +120,7 @@ def no_node(
     """Return why no node of those that count can run the image."""
     needs = f"{_name(image)} needs {_needs(requirements, HARD, unfit)}"
     total = sum(v.nodes.node_count for v in unfit)
-    if place == "that --nodelist names":
+    if place == DEMANDED:
         count = f"{total} of the nodes {place}" if total > 1 else f"a node {place}"
         return f"{needs}, but {count} cannot run it: {_unfit(unfit)}"
     none = "none" if total > 1 else "not one"

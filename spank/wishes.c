@@ -41,43 +41,28 @@ bool cmeta_gres_has_gpu(const char *list)
 	return false;
 }
 
-static bool any_is_set(cmeta_get_option *get, const char *const *names)
+static bool is_set(const char *value)
 {
-	bool set = false;
-
-	for (size_t i = 0; names[i] && !set; i++) {
-		char *value = get(names[i]);
-
-		set = value != NULL;
-		free(value);
-	}
-	return set;
+	return value != NULL;
 }
 
-static bool any_has_gpu(cmeta_get_option *get, const char *const *names)
+static bool is_given(const char *value)
+{
+	return strcmp(value, "unset") && strcmp(value, "0") && *value != '-';
+}
+
+/* True when the value of any of these options, where it has one, says so. */
+static bool any(cmeta_get_option *get, const char *const *names, bool (*says)(const char *value))
 {
 	bool found = false;
 
 	for (size_t i = 0; names[i] && !found; i++) {
 		char *value = get(names[i]);
 
-		found = value && cmeta_gres_has_gpu(value);
+		found = value && says(value);
 		free(value);
 	}
 	return found;
-}
-
-static bool any_is_given(cmeta_get_option *get, const char *const *names)
-{
-	bool given = false;
-
-	for (size_t i = 0; names[i] && !given; i++) {
-		char *value = get(names[i]);
-
-		given = value && strcmp(value, "unset") && strcmp(value, "0") && *value != '-';
-		free(value);
-	}
-	return given;
 }
 
 /* CPUs for each task; --mincpus, which --cpus-per-task sets as well, where it is more. */
@@ -106,9 +91,9 @@ void cmeta_wishes_read(struct cmeta_wishes *wishes, cmeta_get_option *get)
 		.ntasks = get("ntasks"),
 		.cpus = read_cpus(get),
 		.mem = get("mem"),
-		.odd = any_is_given(get, ODD),
-		.memory = any_is_set(get, MEMORY),
-		.gpus = any_is_set(get, GPUS) || any_has_gpu(get, GRES),
+		.odd = any(get, ODD, is_given),
+		.memory = any(get, MEMORY, is_set),
+		.gpus = any(get, GPUS, is_set) || any(get, GRES, cmeta_gres_has_gpu),
 	};
 }
 

@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from slurm_cmeta import __version__
-from slurm_cmeta.errors import EXIT_OK, ClusterError, CmetaError, UsageError
+from slurm_cmeta.cli.ending import ended
+from slurm_cmeta.errors import EXIT_OK, ClusterError, UsageError
 from slurm_cmeta.node import features, owned, probes, render, site
 from slurm_cmeta.node.host import Host, HostError
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
@@ -88,18 +89,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
-    try:
-        code = run(args)
-        sys.stdout.flush()
-    except CmetaError as error:
-        print(f"cmeta: error: {clean(str(error), 2000)}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # `cmeta-features | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
-    except KeyboardInterrupt:
-        return 130
-    return code
+    return ended(run, args)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from slurm_cmeta import __version__
 from slurm_cmeta.cli import check_config, inspect, match, nodes, why
-from slurm_cmeta.errors import EXIT_OK, CmetaError
-from slurm_cmeta.text import clean
+from slurm_cmeta.cli.ending import ended
 
 EXAMPLES = """\
 examples:
@@ -44,18 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code (errors.py lists them)."""
     args = parser().parse_args(argv)
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-    except CmetaError as error:
-        print(f"cmeta: error: {clean(str(error), 2000)}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # `cmeta ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
-    except KeyboardInterrupt:
-        return 130
-    return code
+    return ended(args.run, args)
 
 
 if __name__ == "__main__":

@@ -47,14 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("image", metavar="IMAGE", help="the image file")
-    options.add_job(parser)
+    options.add_job(parser, "constraint", "partition", "nodelist", "exclude")
     parser.add_argument("--prefer", default="", metavar="EXPR", help="the job's own --prefer")
-    parser.add_argument(
-        "-w", "--nodelist", default="", metavar="LIST", help="the job's own --nodelist"
-    )
-    parser.add_argument(
-        "-x", "--exclude", default="", metavar="LIST", help="the job's own --exclude"
-    )
     options.add_source(parser)
     parser.add_argument("--json", action="store_true", help="print JSON (schema cmeta.match/1)")
     parser.set_defaults(run=run)

@@ -31,12 +31,18 @@ def add_source(parser: argparse.ArgumentParser, *, snapshot: str = "--snapshot")
     )
 
 
-def add_job(parser: argparse.ArgumentParser) -> None:
-    """Add the options of sbatch that say which nodes a job may get."""
-    for short, name, what in (
-        ("-C", "constraint", "EXPR"),
-        ("-p", "partition", "NAME"),
-    ):
+_JOB = {
+    "constraint": ("-C", "EXPR"),
+    "partition": ("-p", "NAME"),
+    "nodelist": ("-w", "LIST"),
+    "exclude": ("-x", "LIST"),
+}
+
+
+def add_job(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add those of sbatch's options that say which nodes a job may get."""
+    for name in names:
+        short, what = _JOB[name]
         parser.add_argument(
             short, f"--{name}", default="", metavar=what, help=f"the job's own --{name}"
         )

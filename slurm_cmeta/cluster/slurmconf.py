@@ -119,6 +119,17 @@ class SourceFile(NamedTuple):
     ctime_ns: int
 
 
+class Hints(NamedTuple):
+    """What lines other than those of nodes say of how jobs are treated."""
+
+    changeable: bool
+    """NodeFeaturesPlugins is set."""
+    routed: bool
+    """JobSubmitPlugins or CliFilterPlugins is set."""
+    default_memory: bool
+    """A DefMemPer... is set, for all jobs or in a partition."""
+
+
 class SlurmConf(NamedTuple):
     """What read() found."""
 
@@ -134,6 +145,7 @@ class SlurmConf(NamedTuple):
     options: dict[str, str]
     """The other keys in lower case -> last value, also those of whole lines such as DownNodes."""
     files: tuple[SourceFile, ...]
+    hints: Hints
 
 
 def read(path: str) -> SlurmConf:
@@ -163,17 +175,6 @@ def cluster_name(path: str) -> str | None:
     return _text(found).lower() if found else read(path).cluster_name
 
 
-class Hints(NamedTuple):
-    """What lines other than those of nodes say of how jobs are treated."""
-
-    changeable: bool
-    """NodeFeaturesPlugins is set."""
-    routed: bool
-    """JobSubmitPlugins or CliFilterPlugins is set."""
-    default_memory: bool
-    """A DefMemPer... is set, for all jobs or in a partition."""
-
-
 def hints(path: str) -> Hints:
     """Read the file itself, no include, for what the controller does not tell.
 
@@ -189,8 +190,16 @@ def hints(path: str) -> Hints:
         match = _PAIR.match(text)
         if match and (match[2] or match[3]):
             keys.add(match[1].lower())
-    filters = {b"jobsubmitplugins", b"clifilterplugins"}
-    return Hints(b"nodefeaturesplugins" in keys, bool(filters & keys), default_memory)
+    return _hints(keys, default_memory)
+
+
+def _hints(keys: set[bytes], default_memory: bool) -> Hints:
+    """Return what the keys (in lower case) say that are set outside of node lines."""
+    return Hints(
+        b"nodefeaturesplugins" in keys,
+        not keys.isdisjoint((b"jobsubmitplugins", b"clifilterplugins")),
+        default_memory or any(key.startswith(b"defmemper") for key in keys),
+    )
 
 
 class _Words(dict[bytes, tuple[bytes, bytes]]):
@@ -226,6 +235,7 @@ class _Reader:
         self._facts: dict[tuple[bytes | None, ...], _Facts] = {}
         self._words = _Words()
         self._max_node_count: int | None = None
+        self._default_memory = False
 
     def first_file(self) -> bytes:
         """Return the bytes of the main file."""
@@ -245,6 +255,9 @@ class _Reader:
             max_node_count=self._max_node_count,
             options={_text(key): _text(value) for key, value in self._options.items()},
             files=tuple(self._files),
+            hints=_hints(
+                {key for key, value in self._options.items() if value}, self._default_memory
+            ),
         )
 
     def read(self, path: str, where: str) -> None:
@@ -374,6 +387,9 @@ class _Reader:
         )
 
     def _partition(self, path: str, line: int, value: bytes, found: dict[bytes, bytes]) -> None:
+        self._default_memory = self._default_memory or any(
+            key.startswith(b"defmemper") for key in found
+        )
         if value.upper() == b"DEFAULT":
             self._partition_default = {**self._partition_default, **found}
             return

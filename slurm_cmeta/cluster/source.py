@@ -34,15 +34,15 @@ def from_slurm_conf(path: str | None = None) -> Cluster:
     conf = slurmconf.read(find_slurm_conf(path))
     classes, known = confnodes.read(conf)
     count = sum(c.node_count for c in classes)
-    cluster = Cluster(
+    return Cluster(
         tuple(classes),
         (conf.max_node_count or 0) > count or any(line.future for line in conf.nodes),
         clean(conf.path),
         known,
         conf.cluster_name,
         int(time.time()),
+        **conf.hints._asdict(),
     )
-    return _with_options(cluster, conf.path)
 
 
 def from_controller(slurm_conf: str | None = None) -> Cluster:

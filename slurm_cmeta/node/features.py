@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
 from slurm_cmeta.vocabulary import cpu_flags, gpus
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slurm_cmeta.node import Found
-
-NAME = re.compile(r"[A-Za-z0-9_.=+:/@~%-]+")
-"""What a feature may be made of: none of Slurm's operators, no blank, no quote."""
 
 
 class Feature(NamedTuple):
@@ -58,8 +56,7 @@ def _cpu(found: Found) -> Iterator[Feature]:
     """The architecture, the levels and all ancestors, the oldest first, then the CPU itself."""
     for architecture in found.values("arch"):
         yield Feature(architecture, "arch")
-    ancestors = (found.value("cpu.ancestors") or "").split()
-    for name in sorted(ancestors, key=_age):
+    for name in sorted(_ancestors(found), key=_age):
         yield Feature(name, "cpu")
     for key in ("cpu.level", "cpu"):
         for name in found.values(key):
@@ -71,15 +68,14 @@ def _age(name: str) -> tuple[int, str]:
     return (len(known.ancestors) if known else 99, name)
 
 
-def _cpu_names(found: Found) -> list[str]:
-    ancestors = (found.value("cpu.ancestors") or "").split()
-    return [*ancestors, *found.values("cpu.level"), *found.values("cpu")]
+def _ancestors(found: Found) -> list[str]:
+    return (found.value("cpu.ancestors") or "").split()
 
 
 def _flags(found: Found) -> Iterator[Feature]:
     """The flags that no name implies, where a program can be made of their instructions."""
     implied: set[str] = set()
-    for name in _cpu_names(found):
+    for name in (*_ancestors(found), *found.values("cpu.level"), *found.values("cpu")):
         implied |= cpu_flags.flags_of(name)
     flags = set((found.value("isa") or "").split())
     for flag in sorted((flags & vocabulary.emitted_flags()) - implied):
@@ -122,19 +118,14 @@ def _gpu(vendor: str, name: str) -> Callable[[Found], Iterator[Feature]]:
     return rule
 
 
-def _network(found: Found) -> Iterator[Feature]:
-    for kind in found.values("network"):
-        yield Feature(kind, "network")
+def _each(key: str, prefix: str = "") -> Callable[[Found], Iterator[Feature]]:
+    """Return a rule: every value of a key, as it is."""
 
+    def rule(found: Found) -> Iterator[Feature]:
+        for value in found.values(key):
+            yield Feature(prefix + value, key)
 
-def _runtime(found: Found) -> Iterator[Feature]:
-    for ability in found.values("runtime"):
-        yield Feature(f"runtime={ability}", "runtime")
-
-
-def _mpi(found: Found) -> Iterator[Feature]:
-    for family in found.values("mpi"):
-        yield Feature(f"mpi={family}", "mpi")
+    return rule
 
 
 _RULES: tuple[Callable[[Found], Iterator[Feature]], ...] = (
@@ -149,11 +140,11 @@ _RULES: tuple[Callable[[Found], Iterator[Feature]], ...] = (
     _gpu("amd", "amdgpu"),
     _version("rocm", "rocm", 2),
     _gpu("intel", "intelgpu"),
-    _network,
+    _each("network"),
     _version("apptainer", "apptainer", 2),
     _version("singularity", "singularity", 2),
-    _runtime,
-    _mpi,
+    _each("runtime", "runtime="),
+    _each("mpi", "mpi="),
 )
 
 DECISIVE = frozenset(

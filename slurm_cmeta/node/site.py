@@ -17,9 +17,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.errors import ConfigError
 from slurm_cmeta.node import NONE, Found, NodeFact
-from slurm_cmeta.node.features import DECISIVE, NAME, Feature
+from slurm_cmeta.node.features import DECISIVE, Feature
 from slurm_cmeta.node.keys import KEYS
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
 from slurm_cmeta.text import clean

@@ -422,4 +422,13 @@ def test_what_else_counts_for_jobs(
     tmp_path: Path, text: str, hints: tuple[bool, bool, bool]
 ) -> None:
     (tmp_path / "slurm.conf").write_text(text)
-    assert slurmconf.hints(str(tmp_path / "slurm.conf")) == hints
+    path = str(tmp_path / "slurm.conf")
+    assert slurmconf.hints(path) == hints
+    if not text.endswith("Plugins=\n"):  # which Slurm refuses
+        assert slurmconf.read(path).hints == hints
+
+
+def test_what_counts_for_jobs_may_stand_in_an_include(tmp_path: Path) -> None:
+    (tmp_path / "slurm.conf").write_text("ClusterName=a\nInclude plugins.conf\n")
+    (tmp_path / "plugins.conf").write_text("JobSubmitPlugins=lua\nDefMemPerNode=1\n")
+    assert slurmconf.read(str(tmp_path / "slurm.conf")).hints == (False, True, True)

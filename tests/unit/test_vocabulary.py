@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from slurm_cmeta import vocabulary
+from slurm_cmeta import nodefacts, vocabulary
 from slurm_cmeta.evidence.machinecode import arm_table, features
 from slurm_cmeta.vocabulary import build, cpu_flags
 
@@ -287,3 +287,9 @@ def test_what_is_said_of_the_kernel_is_said_of_flags_that_programs_need() -> Non
         assert set(isa["since"]["flags"][family]) <= set(flags)
         for flag in isa["since"]["flags"][family]:
             assert (4, 18) < (cpu_flags.listed_since(flag, family) or (0, 0)) <= cpu_flags.NEVER
+
+
+def test_every_network_that_a_probe_names_is_read_back() -> None:
+    table = vocabulary.load("network")
+    kinds = {row["kind"] for name in ("drivers", "nodes", "layers") for row in table[name]}
+    assert kinds | {"slingshot"} == nodefacts.NETWORKS
