@@ -31,8 +31,8 @@ demo:
 	@$(ROOT_TOOL) make $(ONE)
 	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/demo.py
 
-# All checks in the root of one release, and the tests on a real cluster in that of another: between
-# them they have a Slurm without and one with an oci.conf that takes SIF files.
+# All checks in the root of one release, and the tests on a real cluster in those of the others: among
+# them are a Slurm without and one with an oci.conf that takes SIF files.
 test:
 	@$(ROOT_TOOL) make $(ONE)
 	@$(ROOT_TOOL) run $(ONE) -- python3 tests/tools/check.py lint unit slurm $(ARGS)
