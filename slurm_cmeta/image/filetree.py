@@ -386,9 +386,11 @@ class FileTree:
         if isinstance(problem, OutOfBudgetError):
             if not self._stopped:
                 self._stopped = True
-                self.warnings.add(f"{self.what} was read in part only: {problem}")
+                text = f"{self.what} was read in part only: {problem}"
+                self.warnings.add(text, passing=True)
             return
-        self.warnings.add(f"{clean(path)} in {self.what} cannot be read: {clean(str(problem))}")
+        text = f"{clean(path)} in {self.what} cannot be read: {clean(str(problem))}"
+        self.warnings.add(text, passing=True)
 
 
 def joined(directory: Entry, name: str) -> str:

@@ -1,0 +1,46 @@
+"""Values that took long to work out, kept as Python's own marshal has them."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import time
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from slurm_cmeta.kept import place, sources
+
+if TYPE_CHECKING:
+    from slurm_cmeta.kept.sources import Sources
+
+
+def load(directory: str, kind: str, name: str) -> tuple[Any, Sources] | None:
+    """Return the value that keep() put there, and what it was drawn from, if it still holds."""
+    data = place.read(_path(directory, kind, name))
+    if data is None:
+        return None
+    try:
+        label, (files, absent, until), value = marshal.loads(data)  # noqa: S302 - the user's, whole
+    except (ValueError, EOFError, TypeError):
+        return None  # another release of Python
+    drawn_from = sources.Sources(tuple(map(sources.SourceFile._make, files)), absent, until)
+    if label != _label(kind, name) or not drawn_from.hold(time.time()):
+        return None
+    return value, drawn_from
+
+
+def keep(directory: str, kind: str, name: str, value: Any, drawn_from: Sources) -> None:
+    """Keep a value of plain tuples, lists, dicts, texts and numbers in the user's directory."""
+    whole = drawn_from + sources.of_code()
+    if whole.settled(time.time_ns()):
+        plain: Any = (tuple(tuple(f) for f in whole.files), whole.absent, whole.until)
+        place.write(_path(directory, kind, name), marshal.dumps((_label(kind, name), plain, value)))
+
+
+def _label(kind: str, name: str) -> tuple[str, str, str]:
+    return (kind, os.uname().nodename, name)
+
+
+def _path(directory: str, kind: str, name: str) -> str:
+    slot = crc32("\0".join(_label(kind, name)).encode("utf-8", "surrogateescape")) % 64
+    return f"{directory}/{kind}-{slot:02x}"
