@@ -277,13 +277,12 @@ def test_a_process_waits_for_another_that_finds_the_answer(kept: Kept) -> None:
     holder = os.open(kept.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.lockf(holder, fcntl.LOCK_EX, 1, slot)
     try:
-        # A record lock of this very process would not hold it up: the plugin's are of the
-        # open file, so this is another owner.
         writer = threading.Timer(0.05, kept.keep)
         writer.start()
         assert kept.answer() == ANSWER
         writer.join()
         kept.keep(until=1)
+        fcntl.lockf(holder, fcntl.LOCK_EX, 1, slot)  # that of this process ended with a close()
         start = time.monotonic()
         assert kept.answer() is None  # the other does not come to an end
         assert 0.2 < time.monotonic() - start < 2
