@@ -19,6 +19,7 @@ enum {
 	SLOTS = 1024,           /* each request has its place in one: the cache cannot grow */
 	LOCK_WAIT_MS = 300,     /* several times what a decision takes */
 	LOCK_PAUSE_MS = 3,
+	DIRECTORY_FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
 };
 
 static const char FIRST_LINE[] = "cmeta-decision 1\n";
@@ -76,7 +77,21 @@ static bool is_own(const struct stat *status)
 	return status->st_uid == geteuid() && !(status->st_mode & (S_IWGRP | S_IWOTH));
 }
 
-/* The directory that holds path, -1 when it is missing or not to be trusted. */
+/* Make a directory and the one above it, so that the first submissions of a user wait for each other,
+ * too. What fails is seen when it is opened. */
+static void make_directory(char *path)
+{
+	char *slash = strrchr(path, '/');
+
+	if (slash && slash != path) {
+		*slash = '\0';
+		mkdir(path, 0700);
+		*slash = '/';
+	}
+	mkdir(path, 0700);
+}
+
+/* The directory that holds path, made if need be; -1 when it cannot be, or is not to be trusted. */
 static int open_directory(const char *path, const char **name)
 {
 	char directory[PATH_MAX];
@@ -89,7 +104,11 @@ static int open_directory(const char *path, const char **name)
 	memcpy(directory, path, (size_t)(slash - path));
 	directory[slash - path] = '\0';
 	*name = slash + 1;
-	fd = open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	fd = open(directory, DIRECTORY_FLAGS);
+	if (fd < 0 && errno == ENOENT) {
+		make_directory(directory);
+		fd = open(directory, DIRECTORY_FLAGS);
+	}
 	if (fd >= 0 && (fstat(fd, &status) || !is_own(&status))) {
 		close(fd);
 		return -1;

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,34 @@ def test_without_a_home_nothing_is_kept_and_all_works(
         done = sbatch(cluster, f"--container={arm}", env={"HOME": "", "XDG_CACHE_HOME": ""})
         assert fields(cluster, done)["Features"] == "aarch64"
         assert counted.runs == before + number
+
+
+def test_many_submissions_at_once_run_one_matcher(
+    cluster: Cluster, counted: Counted, arm: Path, tmp_path: Path
+) -> None:
+    submissions, processes = 200, 8
+    time.sleep(SETTLED)  # slurm.conf was changed by the tests before
+    before = counted.runs
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    loop = f"for i in $(seq {submissions // processes}); do sbatch --hold --parsable"
+    loop += f" --container={arm} {script} 2>>{tmp_path}/err.$1 || exit 1; done"
+    with ThreadPoolExecutor(processes) as pool:
+        words = [["sh", "-c", loop, "sh", str(number)] for number in range(processes)]
+        done = list(pool.map(lambda argv: cluster.run(argv, env=env(tmp_path)), words))
+    assert all(one.returncode == 0 for one in done)
+    jobs = [job for one in done for job in one.stdout.split()]
+    assert len(set(jobs)) == submissions
+    said = "".join((tmp_path / f"err.{number}").read_text() for number in range(processes))
+    assert len(set(said.splitlines())) == 1, "all are told the same"
+    assert len(said.splitlines()) == submissions
+    queue = cluster.run(["squeue", "-h", "-o", "%i %f"]).stdout.split("\n")
+    constraints = dict(line.split(" ", 1) for line in queue if line)
+    assert {constraints[job] for job in jobs} == {"aarch64"}
+    assert counted.runs == before + 1
+    left = sorted(path.name for path in (tmp_path / "slurm-cmeta").iterdir())
+    assert [name for name in left if not name.startswith("nodes-")] == [
+        *(name for name in left if len(name) == 3),
+        "lock",
+    ]
+    cluster.run(["scancel", *jobs])

@@ -104,7 +104,8 @@ def test_what_was_kept_is_answered(kept: Kept, tmp_path: Path) -> None:
 
 def test_nothing_is_kept_before(kept: Kept) -> None:
     assert kept.answer() is None
-    kept.directory.mkdir(parents=True)
+    assert kept.directory.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in kept.directory.iterdir()] == ["lock"]
     assert kept.answer() is None
 
 
