@@ -6,18 +6,20 @@ PyYAML is imported only when there is a file to read: without one, a submission 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slurm_cmeta import sitepackages
 from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.errors import ConfigError
 from slurm_cmeta.kept.sources import Sources, of_file
 from slurm_cmeta.nodefacts import SiteNames
 from slurm_cmeta.policy import Policy
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.settings import IN_PARTITIONS, KNOWN, SETTINGS
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 FILE_NAME = "cmeta.yaml"
 """The configuration is looked for beside slurm.conf under this name, unless a path is given."""
@@ -161,6 +163,7 @@ def load(path: str | None, slurm_conf: str | None = None) -> Config:
 
 
 def _parse(text: bytes, path: str) -> Config:
+    sitepackages.find()
     try:
         import yaml
     except ModuleNotFoundError:

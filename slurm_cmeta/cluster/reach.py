@@ -7,11 +7,11 @@ lists, so that the cost follows the number of ranges and not of nodes.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.cluster import hostlist
 from slurm_cmeta.cluster.grouping import by_features
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

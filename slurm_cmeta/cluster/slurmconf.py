@@ -20,10 +20,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.kept.sources import SourceFile, Sources, of_file
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.cluster import Cluster, NodeClass, Partition
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.kept.sources import Sources, of_file
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeGuard
+    from typing import Any, TypeGuard
 
     from slurm_cmeta.kept.sources import SourceFile
 

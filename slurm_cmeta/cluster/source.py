@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.cluster import Cluster, NodeClass, Partition
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.kept.sources import Sources
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.cluster.live import Question
     from slurm_cmeta.config import Config
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from slurm_cmeta.record import NamedTuple
 
 SETTLED_NS = 2_000_000_000
 """A file that was changed less than this before now may change again without a trace: times have

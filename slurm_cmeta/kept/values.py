@@ -5,12 +5,14 @@ from __future__ import annotations
 import marshal
 import os
 import time
-from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from slurm_cmeta.kept import place, sources
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.kept.sources import Sources
 
 
