@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +23,7 @@ enum {
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
 	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel */
+	MAX_CLOSED = 1 << 20,          /* descriptors closed one by one where the kernel has no better way */
 	EXEC_FAILED = 127,
 };
 
@@ -123,13 +126,31 @@ static void limit(int resource, rlim_t most)
 	setrlimit(resource, &now);
 }
 
+/* close_range() came with Linux 5.9 and glibc 2.34; RHEL 8 has neither, and a container may forbid it. */
+static void close_above_stderr(void)
+{
+	struct rlimit most = {.rlim_cur = MAX_CLOSED};
+
+#ifdef SYS_close_range
+	if (!syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0))
+		return;
+#endif
+	if (getrlimit(RLIMIT_NOFILE, &most) || most.rlim_cur > MAX_CLOSED)
+		most.rlim_cur = MAX_CLOSED;
+	for (int fd = STDERR_FILENO + 1; fd < (int)most.rlim_cur; fd++)
+		close(fd);
+}
+
 /* In the child, between fork and exec: only functions that are safe there. */
-static void become_matcher(int answer_fd, int null_fd, int deadline_ms, const char *const argv[],
-			   char *const environment[])
+static void become_matcher(pid_t parent, int answer_fd, int null_fd, int deadline_ms,
+			   const char *const argv[], char *const environment[])
 {
 	sigset_t none;
 
 	setpgid(0, 0);
+	/* Out of the terminal's group, so ^C ends sbatch alone: nobody would be left to end us. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+		_exit(EXEC_FAILED);
 	for (int signal_number = 1; signal_number < NSIG; signal_number++)
 		signal(signal_number, SIG_DFL);
 	sigemptyset(&none);
@@ -138,7 +159,7 @@ static void become_matcher(int answer_fd, int null_fd, int deadline_ms, const ch
 	if (dup2(null_fd, STDIN_FILENO) < 0 || dup2(answer_fd, STDOUT_FILENO) < 0 ||
 	    dup2(null_fd, STDERR_FILENO) < 0)
 		_exit(EXEC_FAILED);
-	close_range(STDERR_FILENO + 1, ~0U, 0);
+	close_above_stderr();
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_CPU, (rlim_t)deadline_ms / 1000 + 1);
 	limit(RLIMIT_AS, (rlim_t)MAX_MEMORY_MB << 20);
@@ -178,22 +199,20 @@ static bool read_answer(int fd, long until, char *buffer, size_t *length, const 
 static int end_group(pid_t pid, bool leave)
 {
 	long until = now_ms() + REAP_MS;
+	siginfo_t ended = {0};
 	int status = -1;
-	pid_t reaped = 0;
 
 	if (!leave)
 		kill(-pid, SIGKILL);
-	while ((reaped = waitpid(pid, &status, WNOHANG)) == 0 && now_ms() < until) {
+	while (!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) && !ended.si_pid &&
+	       now_ms() < until) {
 		struct timespec pause = {.tv_nsec = 500000};
 
 		nanosleep(&pause, NULL);
 	}
-	kill(-pid, SIGKILL); /* what the matcher may have left behind */
-	if (reaped == 0) {
-		waitpid(pid, NULL, WNOHANG);
-		return -1; /* ended by us: how it ended says nothing of it */
-	}
-	return reaped == pid ? status : -1;
+	/* What the matcher may have left behind. As long as it is not collected, the number is its own. */
+	kill(-pid, SIGKILL);
+	return waitpid(pid, &status, WNOHANG) == pid && ended.si_pid ? status : -1;
 }
 
 static int open_above_stderr(int fd)
@@ -216,7 +235,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	char **environment = NULL, *buffer = NULL;
 	size_t length = 0;
 	bool good = false, closed;
-	pid_t pid;
+	pid_t pid, self = getpid();
 
 	*answer = (struct cmeta_answer){0};
 	*fault = NULL;
@@ -235,7 +254,8 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 		goto done;
 	}
 	if (pid == 0)
-		become_matcher(pipe_fd[1], null_fd, request->deadline_ms, argv, environment);
+		become_matcher(self, pipe_fd[1], null_fd, request->deadline_ms, argv,
+			       environment);
 	setpgid(pid, pid); /* also here, so that the group exists whoever comes first */
 	close(pipe_fd[1]);
 	pipe_fd[1] = -1;
