@@ -443,6 +443,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 HOSTILE = "n1\nerror: forged\x1b[2J\u202e\x9b" + "x" * 5000
+RECORDED = ("record:container=/i", "record:admin_comment=cmeta excludes n2")
 
 
 @pytest.mark.parametrize(
@@ -451,9 +452,8 @@ HOSTILE = "n1\nerror: forged\x1b[2J\u202e\x9b" + "x" * 5000
         [f"exc_nodes={HOSTILE}", "env:CMETA_EXCLUDE=n2"],
         [f"gres=tape:{HOSTILE}", "env:CMETA_GRES=gpu:1"],
         [f"user_id={HOSTILE}", "env:CMETA_EXCLUDE=n2"],
-        ["record:container=/i", "record:admin_comment=cmeta excludes n2", f"exc_nodes={HOSTILE}"],
-        ["record:container=/i", f"record:job_id={HOSTILE}", "exc_nodes=n1"]
-        + ["record:admin_comment=cmeta excludes n2"],
+        [*RECORDED, f"exc_nodes={HOSTILE}"],
+        [*RECORDED, f"record:job_id={HOSTILE}", "exc_nodes=n1"],
     ],
 )
 def test_what_is_said_and_logged_is_one_clean_line(lua: str, words: list[str]) -> None:
@@ -467,7 +467,5 @@ def test_what_is_said_and_logged_is_one_clean_line(lua: str, words: list[str]) -
 
 def test_what_is_recorded_is_a_host_list(lua: str) -> None:
     for exclude in (HOSTILE, "n1; cmeta requires x", "n1\x1b[2J"):
-        answer = ensure(
-            lua, IMAGE, MATCHED, f"exc_nodes={exclude}", f"env:CMETA_EXCLUDE={exclude}"
-        )
+        answer = ensure(lua, IMAGE, MATCHED, f"exc_nodes={exclude}", f"env:CMETA_EXCLUDE={exclude}")
         assert "admin_comment" not in answer
