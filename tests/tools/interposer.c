@@ -52,16 +52,27 @@ static void append(const char *variable, const char *text)
 	close(fd);
 }
 
+/* slurmstepd changes its name as it goes. */
+static const char *program(char *room, size_t size)
+{
+	ssize_t length = readlink("/proc/self/exe", room, size - 1);
+	const char *name;
+
+	room[length < 0 ? 0 : length] = '\0';
+	name = strrchr(room, '/');
+	return name ? name + 1 : "unknown";
+}
+
 static void watch(const void *caller, const char *function, const char *path)
 {
-	char line[4096];
+	char line[4096], room[512];
 	int saved = errno;
 	size_t length = path ? strlen(path) : 0;
 
 	if (getenv("CMETA_WATCH") &&
 	    (is_ours(caller) || (length > 4 && !strcmp(path + length - 4, ".sif")))) {
 		snprintf(line, sizeof(line), "%d %s %s %s\n", (int)geteuid(),
-			 program_invocation_short_name, function, path ? path : "-");
+			 program(room, sizeof(room)), function, path ? path : "-");
 		append("CMETA_WATCH", line);
 	}
 	errno = saved;
