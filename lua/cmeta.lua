@@ -17,8 +17,21 @@ local GPU = "^[Gg][Pp][Uu][%w_.:%-]*$"
 local MAX_GPU = 64
 local MAX_RECORD = 2048 -- AdminComment has no limit of its own, and accounting keeps it
 
+local MAX_SAID = 2000 -- characters of a line
+
+-- A job's own fields may hold anything: line breaks that forge a line of the log, escape sequences,
+-- megabytes. Nothing that we say has other than ASCII characters.
+local function line_of(text)
+   local short = #text > MAX_SAID and string.sub(text, 1, MAX_SAID) .. "..." or text
+   return "cmeta: " .. string.gsub(short, "[^ -~]", "?")
+end
+
 local function log(text)
-   slurm.log_info("%s", "cmeta: " .. text)
+   slurm.log_info("%s", line_of(text))
+end
+
+local function say(text)
+   slurm.log_user("%s", line_of(text))
 end
 
 -- spank_job_env is a table that starts at 0; it is nil when it is empty.
@@ -77,11 +90,15 @@ local function ends_with(list, nodes)
    return list == nodes or string.sub(list, -#nodes - 1) == "," .. nodes
 end
 
+local function is_hostlist(nodes)
+   return #nodes <= MAX_HOSTLIST and string.match(nodes, HOSTLIST) ~= nil
+end
+
 local function new_exclude(own, nodes)
    if not nodes or ends_with(own, nodes) then
       return nil
    end
-   if #nodes > MAX_HOSTLIST or not string.match(nodes, HOSTLIST) then
+   if not is_hostlist(nodes) then
       log("ignored a handed-over exclude list that is no host list")
       return nil
    end
@@ -179,7 +196,7 @@ end
 
 local function tell(told, who)
    if told ~= "" then
-      slurm.log_user("%s", "cmeta: " .. told)
+      say(told)
       log(who .. ": " .. told)
    end
 end
@@ -193,7 +210,7 @@ local function record(job_desc, decision)
    if required and #required <= expressions.MAX and expressions.is_addition(required) then
       kept[#kept + 1] = "cmeta requires " .. required
    end
-   if exclude and ends_with(job_desc.exc_nodes or "", exclude) then
+   if exclude and is_hostlist(exclude) and ends_with(job_desc.exc_nodes or "", exclude) then
       kept[#kept + 1] = "cmeta excludes " .. exclude
    end
    if decision.PREFERS == "image" and decision.PREFER then
@@ -208,14 +225,13 @@ end
 -- A container job without a decision: from a client without the plugin, or from slurmrestd.
 local function without_decision(job_desc, on_missing)
    if on_missing == "reject" then
-      slurm.log_user("%s", "cmeta: error: this site takes container jobs only from hosts that have"
-         .. " slurm-cmeta's plugin")
+      say("error: this site takes container jobs only from hosts that have slurm-cmeta's plugin")
       -- slurmrestd and scrontab keep that from the user.
       log("user " .. tostring(job_desc.user_id) .. ": refused a container job without a decision")
       return slurm.ERROR
    end
    if on_missing == "warn" then
-      slurm.log_user("%s", "cmeta: warning: nobody has looked at the job's image")
+      say("warning: nobody has looked at the job's image")
    end
    -- The node's plugin runs the job in its image; a batch job's environment can tell it so.
    local environment, image = job_desc.environment, job_desc.container
@@ -318,7 +334,7 @@ local function keep(job_desc, job_rec)
    log("job " .. tostring(job_rec.job_id) .. ": " .. told)
    -- 22.05 has no way to tell the user here, and logs an error when one tries.
    if slurm.ESLURM_INVALID_FEATURE then
-      slurm.log_user("%s", "cmeta: " .. told)
+      say(told)
    end
 end
 

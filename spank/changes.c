@@ -1,9 +1,9 @@
 #include "changes.h"
 
-#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <slurm/spank.h>
 
@@ -18,22 +18,25 @@ static struct {
 	char *ours; /* as it reads back; NULL: not changed */
 } changes[] = {{"exclude", NULL, NULL}, {"mem", NULL, NULL}, {"prefer", NULL, NULL}};
 
-enum { CHANGES = sizeof(changes) / sizeof(*changes), MAX_COMMAND = 1 << 16 };
+enum { CHANGES = sizeof(changes) / sizeof(*changes) };
 
 /* True when srun's command line has a ":" of its own, the mark between components. A program's
- * argument that looks like it does no harm. */
+ * argument that looks like it does no harm; nor does taking a line that cannot be read for one. */
 static bool has_components(void)
 {
-	static char line[MAX_COMMAND];
-	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-	ssize_t length = 0, got;
+	FILE *file = fopen("/proc/self/cmdline", "re");
+	char *word = NULL;
+	size_t room = 0;
+	bool found = !file;
 
-	if (fd < 0)
-		return false;
-	while (length < MAX_COMMAND && (got = read(fd, line + length, MAX_COMMAND - (size_t)length)) > 0)
-		length += got;
-	close(fd);
-	return memmem(line, (size_t)length, "\0:\0", 3) != NULL;
+	while (!found && getdelim(&word, &room, '\0', file) > 0)
+		found = !strcmp(word, ":");
+	if (file && !feof(file))
+		found = true;
+	free(word);
+	if (file)
+		fclose(file);
+	return found;
 }
 
 /* srun keeps the options of all components until the last one is read, and they share the text of
@@ -51,6 +54,10 @@ void cmeta_change(const char *name, const char *value)
 	if (is_shared(name))
 		return;
 	own = cmeta_client_get(name);
+	if (!cmeta_client_is_complete()) {
+		free(own);
+		return;
+	}
 	cmeta_client_set(name, value);
 	for (size_t i = 0; i < CHANGES; i++) {
 		if (strcmp(changes[i].name, name))
@@ -69,7 +76,7 @@ void cmeta_change_append(const char *name, const char *more)
 	char *own = cmeta_client_get(name);
 	char *both = own ? cmeta_format("%s,%s", own, more) : strdup(more);
 
-	if (both)
+	if (both && cmeta_client_is_complete())
 		cmeta_change(name, both);
 	free(both);
 	free(own);

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,6 +26,7 @@ enum {
 	LOCK_FD = 3,                   /* in the matcher: held while the answer is looked for */
 	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel;
 	                                  one that answered keeps its answer meanwhile */
+	MAX_CLOSED = 1 << 20,          /* descriptors closed one by one where the kernel has no better way */
 	EXEC_FAILED = 127,
 };
 
@@ -128,8 +131,24 @@ static void limit(int resource, rlim_t most)
 	setrlimit(resource, &now);
 }
 
+/* close_range() came with Linux 5.9 and glibc 2.34; RHEL 8 has neither, and a container may forbid it. */
+static void close_above_stderr(void)
+{
+	struct rlimit most = {.rlim_cur = MAX_CLOSED};
+
+#ifdef SYS_close_range
+	if (!syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0))
+		return;
+#endif
+	if (getrlimit(RLIMIT_NOFILE, &most) || most.rlim_cur > MAX_CLOSED)
+		most.rlim_cur = MAX_CLOSED;
+	for (int fd = STDERR_FILENO + 1; fd < (int)most.rlim_cur; fd++)
+		close(fd);
+}
+
 /* All that the child needs, made before it is. */
 struct child {
+	pid_t parent;
 	int answer_fd, null_fd, deadline_ms;
 	const char *const *argv;
 	char *const *environment;
@@ -145,6 +164,9 @@ static void become_matcher(const struct child *child)
 	int lock = -1;
 
 	setpgid(0, 0);
+	/* Out of the terminal's group, so ^C ends sbatch alone: nobody would be left to end us. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != child->parent)
+		_exit(EXEC_FAILED);
 	for (int signal_number = 1; signal_number < NSIG; signal_number++)
 		signal(signal_number, SIG_DFL);
 	sigemptyset(&none);
@@ -153,16 +175,15 @@ static void become_matcher(const struct child *child)
 	if (dup2(child->null_fd, STDIN_FILENO) < 0 || dup2(child->answer_fd, STDOUT_FILENO) < 0 ||
 	    dup2(child->null_fd, STDERR_FILENO) < 0)
 		_exit(EXEC_FAILED);
-	close_range(STDERR_FILENO + 1, ~0U, 0);
+	close_above_stderr();
 	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO,
 					       &lock) == CMETA_CACHE_ANSWERED)
 		_exit(0);
-	if (lock >= 0) {
-		if (lock == LOCK_FD)
-			fcntl(LOCK_FD, F_SETFD, 0);
-		else
-			dup2(lock, LOCK_FD);
-		close_range(LOCK_FD + 1, ~0U, 0);
+	if (lock == LOCK_FD) {
+		fcntl(LOCK_FD, F_SETFD, 0);
+	} else if (lock >= 0) {
+		dup2(lock, LOCK_FD);
+		close(lock);
 	}
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_CPU, (rlim_t)child->deadline_ms / 1000 + 1);
@@ -203,22 +224,20 @@ static bool read_answer(int fd, long until, char *buffer, size_t *length, const 
 static int end_group(pid_t pid, bool leave)
 {
 	long until = now_ms() + REAP_MS;
+	siginfo_t ended = {0};
 	int status = -1;
-	pid_t reaped = 0;
 
 	if (!leave)
 		kill(-pid, SIGKILL);
-	while ((reaped = waitpid(pid, &status, WNOHANG)) == 0 && now_ms() < until) {
+	while (!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) && !ended.si_pid &&
+	       now_ms() < until) {
 		struct timespec pause = {.tv_nsec = 500000};
 
 		nanosleep(&pause, NULL);
 	}
-	kill(-pid, SIGKILL); /* what the matcher may have left behind */
-	if (reaped == 0) {
-		waitpid(pid, NULL, WNOHANG);
-		return -1; /* ended by us: how it ended says nothing of it */
-	}
-	return reaped == pid ? status : -1;
+	/* What the matcher may have left behind. As long as it is not collected, the number is its own. */
+	kill(-pid, SIGKILL);
+	return waitpid(pid, &status, WNOHANG) == pid && ended.si_pid ? status : -1;
 }
 
 static int open_above_stderr(int fd)
@@ -242,7 +261,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	struct cmeta_cache_request kept = {0};
 	size_t length = 0, count;
 	bool good = false, closed;
-	pid_t pid;
+	pid_t pid, self = getpid();
 
 	*answer = (struct cmeta_answer){0};
 	*fault = NULL;
@@ -268,7 +287,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 		goto done;
 	}
 	if (pid == 0)
-		become_matcher(&(struct child){pipe_fd[1], null_fd, request->deadline_ms, argv,
+		become_matcher(&(struct child){self, pipe_fd[1], null_fd, request->deadline_ms, argv,
 					       environment, cache, &kept});
 	setpgid(pid, pid); /* also here, so that the group exists whoever comes first */
 	close(pipe_fd[1]);

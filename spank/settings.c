@@ -19,6 +19,8 @@
 #define CMETA_LIBEXECDIR "/usr/local/libexec/slurm-cmeta"
 #endif
 
+static char OUT_OF_MEMORY[] = "out of memory"; /* an error that needs none */
+
 enum { DEFAULT_DEADLINE_MS = 2000, MAX_DEADLINE_S = 60, MAX_INCLUDE_DEPTH = 4 };
 
 enum cmeta_mode cmeta_mode_parse(const char *text)
@@ -110,7 +112,7 @@ void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const 
 		.runtime_options = options,
 	};
 	if (!options) {
-		settings->error = strdup("out of memory");
+		settings->error = OUT_OF_MEMORY;
 		return;
 	}
 	/* Go on after a mistake: the node needs runtime= whatever else is wrong. */
@@ -119,12 +121,15 @@ void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const 
 			continue;
 		settings->wrong = argv[i];
 		settings->error = cmeta_format("unknown argument or bad value \"%s\"", argv[i]);
+		if (!settings->error)
+			settings->error = OUT_OF_MEMORY;
 	}
 }
 
 void cmeta_settings_free(struct cmeta_settings *settings)
 {
-	free(settings->error);
+	if (settings->error != OUT_OF_MEMORY)
+		free(settings->error);
 	free((void *)settings->runtime_options);
 	settings->error = NULL;
 	settings->runtime_options = NULL;
@@ -150,13 +155,13 @@ static char *locate_in_include(const char *directory, const char *pattern, const
 
 static char *locate_in_file(const char *path, const char *argument, int depth)
 {
-	char line[4096], *found = NULL, *copy;
+	char *line = NULL, *found = NULL;
+	size_t room = 0;
 	FILE *file;
 
 	if (depth > MAX_INCLUDE_DEPTH || !(file = fopen(path, "re")))
 		return NULL;
-	copy = strdup(path);
-	for (int number = 1; copy && !found && fgets(line, sizeof(line), file); number++) {
+	for (int number = 1; !found && getline(&line, &room, file) > 0; number++) {
 		char *start = line + strspn(line, " \t");
 
 		if (*start == '#')
@@ -173,7 +178,7 @@ static char *locate_in_file(const char *path, const char *argument, int depth)
 			found = cmeta_format("%s:%d", path, number);
 		}
 	}
-	free(copy);
+	free(line);
 	fclose(file);
 	return found;
 }

@@ -14,6 +14,7 @@ static get_function *get_option;
 static set_function *set_option;
 static reset_function *reset_option;
 static free_function *free_memory;
+static bool incomplete;
 
 /* dlsym() gives an object pointer; ISO C has no cast from that to a function pointer. */
 static void find(const char *name, void *slot)
@@ -38,11 +39,16 @@ char *cmeta_client_get(const char *name)
 	char *value = get_option(options, name), *copy = NULL;
 
 	if (value) {
-		if (*value)
-			copy = strdup(value);
+		if (*value && !(copy = strdup(value)))
+			incomplete = true;
 		free_memory((void **)&value);
 	}
 	return copy;
+}
+
+bool cmeta_client_is_complete(void)
+{
+	return !incomplete;
 }
 
 bool cmeta_client_set(const char *name, const char *value)

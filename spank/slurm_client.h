@@ -12,8 +12,13 @@
 /* True when this process is a client whose options can be read and changed. */
 bool cmeta_client_usable(void);
 
-/* The value of an option by its long name, on the heap; NULL when it is not set. */
+/* The value of an option by its long name, on the heap; NULL when it is not set, or when memory is short:
+ * see cmeta_client_is_complete(). */
 char *cmeta_client_get(const char *name);
+
+/* False once a value could not be had for want of memory. What looks like an option that is not set may
+ * then be one that the user gave, and must not be changed. */
+bool cmeta_client_is_complete(void);
 
 /* Set an option, and look whether that worked. */
 bool cmeta_client_set(const char *name, const char *value);

@@ -222,6 +222,15 @@ static void read_step(struct cmeta_wishes *wishes)
 	};
 }
 
+/* A fault of ours: the job goes on. No sentence means that there was no memory for one. */
+static void say_fault(spank_t spank, const char *fault, bool step)
+{
+	cmeta_say("warning: %s; the %s", fault ? fault : "out of memory",
+		  step ? "step is started all the same" : "job is submitted as it is");
+	if (!step)
+		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
+}
+
 static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
 		   const char *image, const struct cmeta_wishes *wishes, bool step)
 {
@@ -239,6 +248,10 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	char *fault = NULL;
 	bool refused = false;
 
+	if (!cmeta_client_is_complete()) {
+		say_fault(spank, NULL, step);
+		return;
+	}
 	if (cmeta_matcher_run(&request, &answer, &fault)) {
 		say_messages(&answer, request.explain);
 		refused = answer.reject;
@@ -246,10 +259,7 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 			apply(spank, &answer, wishes);
 		cmeta_answer_free(&answer);
 	} else {
-		cmeta_say("warning: %s; the %s", fault ? fault : "out of memory",
-			  step ? "step is started all the same" : "job is submitted as it is");
-		if (!step)
-			hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
+		say_fault(spank, fault, step);
 	}
 	free(fault);
 	if (refused) {
@@ -303,7 +313,9 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 	if (!usable)
 		return;
 	tell_nodes(spank, image);
-	if (container && mode == CMETA_OFF) {
+	if (mode != CMETA_OFF && !image && (container || !cmeta_client_is_complete())) {
+		say_fault(spank, "the path of the image cannot be told", step);
+	} else if (container && mode == CMETA_OFF) {
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
 	} else if (image && settings->error) {
 		say_settings_error(settings);

@@ -9,6 +9,7 @@ import sys
 
 from slurm_cmeta import __version__
 from slurm_cmeta.cli.ending import ended
+from slurm_cmeta.cli.parser import Parser
 from slurm_cmeta.errors import EXIT_OK, ClusterError, UsageError
 from slurm_cmeta.node import features, owned, probes, render, site
 from slurm_cmeta.node.host import Host, HostError
@@ -38,7 +39,7 @@ or changed
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="cmeta-features",
         description="Look at this host and print what it is as features of a Slurm node.",
         epilog=EXAMPLES,

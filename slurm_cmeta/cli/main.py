@@ -8,6 +8,7 @@ import sys
 from slurm_cmeta import __version__
 from slurm_cmeta.cli import check_config, inspect, match, nodes, why
 from slurm_cmeta.cli.ending import ended
+from slurm_cmeta.cli.parser import Parser
 
 EXAMPLES = """\
 examples:
@@ -23,7 +24,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    top = argparse.ArgumentParser(
+    top: argparse.ArgumentParser = Parser(
         prog="cmeta",
         description="Read what a container image needs and match it with Slurm's nodes.",
         epilog=EXAMPLES,

@@ -125,7 +125,7 @@ class Pending:
 
 
 def _as_plain(cluster: Cluster) -> tuple[object, ...]:
-    """Return a cluster as marshal takes it: no named tuples."""
+    """Return a cluster as it can be kept: no named tuples."""
     plain: dict[str, Any] = {**cluster._asdict(), "sources": None}
     plain["classes"] = tuple(tuple(one) for one in cluster.classes)
     if cluster.partitions is not None:

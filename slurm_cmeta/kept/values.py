@@ -1,8 +1,8 @@
-"""Values that took long to work out, kept as Python's own marshal has them."""
+"""Values that took long to work out, kept as JSON."""
 
 from __future__ import annotations
 
-import marshal
+import json
 import os
 import time
 from zlib import crc32
@@ -22,9 +22,9 @@ def load(directory: str, kind: str, name: str) -> tuple[Any, Sources] | None:
     if data is None:
         return None
     try:
-        label, (files, absent, until), value = marshal.loads(data)  # noqa: S302 - the user's, whole
-    except (ValueError, EOFError, TypeError):
-        return None  # another release of Python
+        label, (files, absent, until), value = _with_tuples(json.loads(data))
+    except (ValueError, TypeError):
+        return None
     drawn_from = sources.Sources(tuple(map(sources.SourceFile._make, files)), absent, until)
     if label != _label(kind, name) or not drawn_from.hold(time.time()):
         return None
@@ -32,11 +32,23 @@ def load(directory: str, kind: str, name: str) -> tuple[Any, Sources] | None:
 
 
 def keep(directory: str, kind: str, name: str, value: Any, drawn_from: Sources) -> None:
-    """Keep a value of plain tuples, lists, dicts, texts and numbers in the user's directory."""
+    """Keep a value of plain tuples, dicts (by text), texts and numbers in the user's directory."""
     whole = drawn_from + sources.of_code()
     if whole.settled(time.time_ns()):
         plain: Any = (tuple(tuple(f) for f in whole.files), whole.absent, whole.until)
-        place.write(_path(directory, kind, name), marshal.dumps((_label(kind, name), plain, value)))
+        place.write(
+            _path(directory, kind, name),
+            json.dumps((_label(kind, name), plain, value)).encode("ascii"),
+        )
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return a value as it was before JSON made lists of its tuples."""
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, value))
+    if isinstance(value, dict):
+        return {key: _with_tuples(one) for key, one in value.items()}
+    return value
 
 
 def _label(kind: str, name: str) -> tuple[str, str, str]:

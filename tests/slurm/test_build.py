@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -38,15 +39,54 @@ def test_only_what_slurm_looks_for_is_exported(product: Product) -> None:
     assert exported(product.plugin) == SYMBOLS
 
 
-def test_the_plugin_is_hardened(product: Product) -> None:
-    program = product.prefix / "libexec/slurm-cmeta/cmeta-run"
-    for path in (product.plugin, program):
-        shown = subprocess.run(
-            ["readelf", "-lWd", str(path)], capture_output=True, text=True, check=True
-        ).stdout
+def readelf(options: str, path: Path) -> str:
+    return subprocess.run(
+        ["readelf", options, str(path)], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def imported(path: Path) -> set[str]:
+    shown = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    return {line.split()[-1].partition("@")[0] for line in shown.splitlines()}
+
+
+def test_plugin_and_helper_are_hardened(product: Product) -> None:
+    for path in (product.plugin, product.prefix / "libexec/slurm-cmeta/cmeta-run"):
+        shown = readelf("-lWd", path)
         assert "GNU_RELRO" in shown
-        assert "NOW" in shown
+        assert re.search(r"\(FLAGS_1\) .*NOW|\(BIND_NOW\)", shown)
         assert re.search(r"GNU_STACK .* RW ", shown)
+        assert not re.search(r"^ +LOAD .* (RWE|WE) ", shown, re.MULTILINE)
+        assert not re.search(r"TEXTREL|RPATH|RUNPATH", shown)
+        assert {"__stack_chk_fail", "__vasprintf_chk"} <= imported(path)
+        assert "Type:                              DYN" in readelf("-h", path)
+        if platform.machine() == "x86_64":
+            code = subprocess.run(["objdump", "-d", path], capture_output=True, text=True).stdout
+            assert re.search(r"<(slurm_spank_task_init|main)[^>]*>:\n[^\n]*endbr64", code)
+
+
+UNWANTED = {
+    # a shell, or a search for a program
+    *("system", "popen", "wordexp", "execlp", "execvp", "execvpe", "posix_spawnp"),
+    # no bound
+    *("strcpy", "strcat", "sprintf", "vsprintf", "gets", "stpcpy", "scanf", "sscanf", "alloca"),
+    # files that another user may have put there; identity
+    *("mktemp", "tmpnam", "tempnam", "setuid", "seteuid", "setresuid", "setgid", "setegid"),
+}
+
+
+def test_nothing_is_called_that_has_no_bound_or_starts_a_shell(product: Product) -> None:
+    run = product.prefix / "libexec/slurm-cmeta/cmeta-run"
+    assert imported(product.plugin) & UNWANTED == set()
+    assert imported(run) & UNWANTED == set()
+
+
+def test_nothing_is_installed_that_others_can_change_or_that_lends_rights(product: Product) -> None:
+    paths = [p for p in product.prefix.rglob("*") if not p.is_symlink()]
+    assert len(paths) > 50
+    assert [p for p in paths if p.lstat().st_mode & 0o7022] == []
 
 
 def test_it_builds_against_a_given_include_path(tmp_path: Path) -> None:

@@ -60,7 +60,15 @@ def lint(tools: Path) -> list[list[str]]:
         [f"{tools}/ruff", "check", "--quiet", "."],
         [f"{tools}/ruff", "format", "--check", "--quiet", "."],
         [f"{tools}/mypy"],
-        ["make", "-sC", "spank", "OUT=" + str(PROJECT / ".build/lint-spank"), "all", "core"],
+        [
+            "make",
+            "-sC",
+            "spank",
+            f"OUT={PROJECT}/.build/lint-spank",
+            "WERROR=-Werror",
+            "all",
+            "core",
+        ],
     ]
     if shutil.which("luacheck"):
         commands.append(["luacheck", "--quiet", "lua", "tests/unit/lua_harness.lua"])
@@ -87,6 +95,7 @@ def sanitized(tools: Path) -> list[str]:
             f"{tools}/pytest",
             "-q",
             "tests/unit/test_spank_core.py",
+            "tests/unit/test_spank_hostile.py",
         ),
     ]
 

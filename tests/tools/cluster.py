@@ -243,6 +243,7 @@ class Cluster:
             **({"stdin": subprocess.DEVNULL} if input is None else {"input": input}),
             capture_output=True,
             text=True,
+            errors="surrogateescape",  # Slurm prints what users wrote as it is
             check=False,
             **account,
         )

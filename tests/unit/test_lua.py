@@ -440,3 +440,32 @@ def test_the_version_is_the_packages() -> None:
     from slurm_cmeta import __version__
 
     assert f'version = "{__version__}"' in (LUA / "cmeta.lua").read_text()
+
+
+HOSTILE = "n1\nerror: forged\x1b[2J\u202e\x9b" + "x" * 5000
+RECORDED = ("record:container=/i", "record:admin_comment=cmeta excludes n2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"exc_nodes={HOSTILE}", "env:CMETA_EXCLUDE=n2"],
+        [f"gres=tape:{HOSTILE}", "env:CMETA_GRES=gpu:1"],
+        [f"user_id={HOSTILE}", "env:CMETA_EXCLUDE=n2"],
+        [*RECORDED, f"exc_nodes={HOSTILE}"],
+        [*RECORDED, f"record:job_id={HOSTILE}", "exc_nodes=n1"],
+    ],
+)
+def test_what_is_said_and_logged_is_one_clean_line(lua: str, words: list[str]) -> None:
+    answer = ensure(lua, IMAGE, MATCHED, *words)
+    for said in (answer["log"], answer.get("user", "")):
+        assert said.isascii()
+        assert said.isprintable()
+        assert len(said) < 2100
+    assert "n1?error: forged?[2J?" in answer["log"]
+
+
+def test_what_is_recorded_is_a_host_list(lua: str) -> None:
+    for exclude in (HOSTILE, "n1; cmeta requires x", "n1\x1b[2J"):
+        answer = ensure(lua, IMAGE, MATCHED, f"exc_nodes={exclude}", f"env:CMETA_EXCLUDE={exclude}")
+        assert "admin_comment" not in answer
