@@ -61,9 +61,8 @@ def main() -> int:
         if shutil.which("slurmctld") and not os.geteuid():
             import bench_submit
 
-            figures["submit"] = bench_submit.figures(
-                small, _encrypted(work, small), big, work, 2 * rounds
-            )
+            closed = _encrypted(work, small)
+            figures["submit"] = bench_submit.figures(small, closed, big, work, 2 * rounds)
         figures.update(_ways_into_squashfs(small, work, rounds))
         figures.update(_deep(work))
         figures.update(_nodes(work, rounds))
@@ -142,7 +141,7 @@ def _image(path: Path, tree: Path, *options: str) -> Path:
 
 
 def _encrypted(work: Path, image: Path) -> Path:
-    """Return the same image with a partition that nobody can look into: header and metadata only."""
+    """Return the same image with a partition that is not looked into: header and metadata only."""
     path = work / "encrypted.sif"
     data = bytearray(image.read_bytes())
     squashfs, system, amd64 = 1, 2, b"02\0"

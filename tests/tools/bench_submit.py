@@ -169,6 +169,7 @@ def _sbatch(place: Path, product: Product, image: Path, rounds: int) -> dict[str
         found["sbatch --container, nothing cached : without the plugin"] = by_turns(
             submit(container, variables=nowhere), float("inf")
         )
+        _empty(cluster)
         counting = _counting(place, product, marks)
         cluster.plugstack_path.write_text(product.plugstack_line(f"matcher={counting}") + "\n")
         found["burst"] = _burst(cluster, container, script, place / "burst", marks, rounds)
