@@ -1,4 +1,4 @@
-"""What docs/security.md promises, on a real cluster: who opens what, as whom, and what is printed."""
+"""What docs/security.md promises, on a real cluster: who opens what as whom, what is printed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from check import SANITIZE
 from cluster import Cluster, Node
 from conftest import PROJECT, ImageMaker
 from product import Product
@@ -256,3 +257,40 @@ def test_any_allocation_of_the_plugin_may_fail(
     assert number > 30
     assert job["ExcNodeList"] in ("ice1,old1", "old1,ice1")
     assert time.monotonic() - start < 120
+
+
+def test_the_submit_half_under_the_sanitizers(
+    cluster: Cluster, product: Product, place: Path, make_image: ImageMaker, evil: Path
+) -> None:
+    libraries = [
+        subprocess.run(
+            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    make = ["make", "-sC", str(PROJECT / "spank"), f"OUT={place}/sanitized", "all"]
+    flags = f"{SANITIZE} -fsanitize=float-divide-by-zero"
+    subprocess.run([*make, f"PREFIX={product.prefix}", f"CFLAGS={flags}"], check=True)
+    arm = make_image("arm", "arm64")
+    env = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:exitcode=99:abort_on_error=0",
+        "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99:print_stacktrace=1",
+    }
+    line = product.plugstack_line("deadline=30")
+    plugin = place / "sanitized/cmeta_spank.so"
+    for words, wrong in (
+        ((f"--container={arm}", "-C", "bigmem", "--exclude=old1", "--prefer=bigmem"), ""),
+        ((f"--container={arm}", "--exclude=old1", ":", f"--container={evil}", "--mem=8"), ""),
+        ((f"--container={evil}", "--cmeta=explain"), ""),
+        ((f"--container={evil}", "--cmeta=off"), ""),
+        (("--container=docker://x",), ""),
+        (("--container=none.sif",), ""),
+        ((f"--container={arm}",), "deadlin=3"),
+    ):
+        cluster.set_plugstack([f"{line.replace(str(product.plugin), str(plugin))} {wrong}"])
+        done = sbatch(cluster, *words, env=env)
+        assert "Sanitizer" not in done.stderr, done.stderr
+        assert "runtime error" not in done.stderr, done.stderr
+        assert done.returncode == 0, done.stderr
+        assert "cmeta: " in done.stderr or "--cmeta=off" in words or "docker" in words[0]
