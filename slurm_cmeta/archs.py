@@ -6,13 +6,12 @@ architecture, or several, is listed apart and not guessed at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import nodefacts, vocabulary
 from slurm_cmeta.cluster import hostlist
 from slurm_cmeta.cluster.grouping import by_features
 from slurm_cmeta.compare import most_specific
 from slurm_cmeta.nodefacts import NO_NAMES, SiteNames
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.vocabulary import spellings
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import compare, nodefacts, vocabulary
 from slurm_cmeta.cluster import source
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.requirement import KEYS
 from slurm_cmeta.settings import SETTINGS
 from slurm_cmeta.text import clean

@@ -6,10 +6,9 @@ unknown is not absent, unless the node carries `cmeta=1`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.nodefacts import UNSAID_ARCH
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

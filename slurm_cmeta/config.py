@@ -6,17 +6,20 @@ PyYAML is imported only when there is a file to read: without one, a submission 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slurm_cmeta import sitepackages
 from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.errors import ConfigError
+from slurm_cmeta.kept.sources import Sources, of_file
 from slurm_cmeta.nodefacts import SiteNames
 from slurm_cmeta.policy import Policy
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.settings import IN_PARTITIONS, KNOWN, SETTINGS
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 FILE_NAME = "cmeta.yaml"
 """The configuration is looked for beside slurm.conf under this name, unless a path is given."""
@@ -41,6 +44,9 @@ class Config(NamedTuple):
     """A site's own feature -> what it means."""
     partitions: Mapping[str, Mapping[str, str]] = {}
     """Partition -> Setting.name -> value, where it is another one there."""
+
+    sources: Sources = Sources()
+    """The file, or where none was."""
 
     @property
     def on_error(self) -> str:
@@ -110,6 +116,24 @@ def defaults() -> Config:
     return Config({setting.name: setting.default for setting in SETTINGS}, None)
 
 
+def load_kept(directory: str, path: str | None, slurm_conf: str) -> Config:
+    """Return what load() returns, from where the user keeps what was read before."""
+    from slurm_cmeta.kept import values
+
+    key = path or _beside(slurm_conf)
+    found = values.load(directory, "config", key)
+    if found is not None:
+        return Config._make((*found[0], found[1]))
+    settings = load(path, slurm_conf)
+    if settings.path is not None:
+        values.keep(directory, "config", key, tuple(settings[:-1]), settings.sources)
+    return settings
+
+
+def _beside(slurm_conf: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(slurm_conf)), FILE_NAME)
+
+
 def load(path: str | None, slurm_conf: str | None = None) -> Config:
     """Return the configuration of `path`, or of cmeta.yaml beside `slurm_conf`.
 
@@ -121,23 +145,25 @@ def load(path: str | None, slurm_conf: str | None = None) -> Config:
     if path is None:
         if slurm_conf is None:
             return defaults()
-        path = os.path.join(os.path.dirname(os.path.abspath(slurm_conf)), FILE_NAME)
+        path = _beside(slurm_conf)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
+            drawn_from = Sources((of_file(path, os.fstat(descriptor)),))
             text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         if required:
             raise ConfigError(f"{clean(path)}: no such file") from None
-        return defaults()
+        return defaults()._replace(sources=Sources(absent=(path,)))
     except OSError as error:
         raise ConfigError(f"{clean(path)}: {error.strerror}") from None
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{clean(path)}: larger than {MAX_BYTES} bytes")
-    return _parse(text, path)
+    return _parse(text, path)._replace(sources=drawn_from)
 
 
 def _parse(text: bytes, path: str) -> Config:
+    sitepackages.find()
     try:
         import yaml
     except ModuleNotFoundError:

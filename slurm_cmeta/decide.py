@@ -6,14 +6,13 @@ Pure functions: what was read from files comes in as arguments, what is to be sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import compare, match, nodefacts, preference, vocabulary, words
 from slurm_cmeta.cluster.reach import reach
 from slurm_cmeta.constraint.addition import add
 from slurm_cmeta.constraint.grammar import Constraint, parse
 from slurm_cmeta.constraint.select import Expression, select, widest
 from slurm_cmeta.policy import ACCEPT, ADD, ADVISE, RAISE, REJECT, WARN, Policy
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.shape import PLAIN, Shape, fits
 
 if TYPE_CHECKING:

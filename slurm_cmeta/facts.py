@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from slurm_cmeta.record import NamedTuple
 
 Condition = tuple[str, str, str]
 """Key, operator and value: `("driver", ">=", "470")`."""

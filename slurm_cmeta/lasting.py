@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta import compare
 from slurm_cmeta.constraint.select import select
 from slurm_cmeta.decide import Rank
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

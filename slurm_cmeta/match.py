@@ -7,10 +7,9 @@ features are complete.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import compare, nodefacts
 from slurm_cmeta.compare import MATCH, MISMATCH, UNCHECKED
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.requirement import HARD, SOFT
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import compare, vocabulary, words
 from slurm_cmeta.facts import DECLARED
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.requirement import HARD, SOFT_KEYS
 from slurm_cmeta.text import clean
 

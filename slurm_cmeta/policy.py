@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from slurm_cmeta.nodefacts import NO_NAMES, SiteNames
+from slurm_cmeta.record import NamedTuple
 
 REJECT = "reject"
 WARN = "warn"

@@ -6,10 +6,9 @@ GPUs, large memory and scarce machines to those who need them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.policy import SPARE_GPU, SPARE_MEMORY, SPARE_SCARCE
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from slurm_cmeta.constraint.grammar import NAME
+from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.requirement import KEYS
 
 PATH = "path"

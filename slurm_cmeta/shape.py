@@ -8,7 +8,8 @@ constraint, and refuses the job where the preferred nodes alone could not hold i
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,12 +5,11 @@ Pure function.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta import compare, match, words
 from slurm_cmeta.cluster.reach import reach
 from slurm_cmeta.decide import UNKNOWN, Decision
 from slurm_cmeta.policy import ACCEPT, REJECT, Policy
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import evidence, requirement
 from slurm_cmeta.image import open_image
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from slurm_cmeta.config import Config
     from slurm_cmeta.evidence.software import Package
     from slurm_cmeta.facts import Fact
+    from slurm_cmeta.image import Image
     from slurm_cmeta.image.filetree import Budget
+    from slurm_cmeta.kept.sources import Sources
     from slurm_cmeta.requirement import Requirement
 
 
@@ -26,6 +27,9 @@ class ImageReport(NamedTuple):
     warnings: list[str]
     software: list[Package]
     """Empty unless all of the image was read."""
+    sources: Sources | None
+    """The image's file; None where its content can change unseen (a directory), or where it could
+    not be read as far as it can be at another time."""
 
 
 def read_image(
@@ -48,4 +52,14 @@ def read_image(
             labels,
             list(image.warnings),
             findings.software,
+            _sources(image),
         )
+
+
+def _sources(image: Image) -> Sources | None:
+    from slurm_cmeta.image.reader import Reader
+    from slurm_cmeta.kept.sources import SourceFile, Sources
+
+    if not isinstance(image.reader, Reader) or image.warnings.passing:
+        return None
+    return Sources((SourceFile(image.path, *image.identity),))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import compare, match, nearest, words
 from slurm_cmeta.cluster import hostlist
@@ -12,6 +11,7 @@ from slurm_cmeta.cluster.reach import reach
 from slurm_cmeta.constraint.grammar import parse
 from slurm_cmeta.decide import UNKNOWN
 from slurm_cmeta.errors import ClusterError, UsageError
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import compare, match, vocabulary
 from slurm_cmeta.constraint.grammar import MAX_EXPRESSION
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.requirement import HARD, SOFT
 from slurm_cmeta.text import clean
 

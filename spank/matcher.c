@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cache.h"
 #include "text.h"
 
 enum {
@@ -22,7 +23,9 @@ enum {
 	MAX_NODE_LIST = 100000,
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
-	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel */
+	LOCK_FD = 3,                   /* in the matcher: held while the answer is looked for */
+	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel;
+	                                  one that answered keeps its answer meanwhile */
 	MAX_CLOSED = 1 << 20,          /* descriptors closed one by one where the kernel has no better way */
 	EXEC_FAILED = 127,
 };
@@ -73,7 +76,8 @@ fail:
 	return NULL;
 }
 
-static void make_arguments(const struct cmeta_request *request, const char *argv[MAX_ARGUMENTS])
+/* Returns the number of arguments; there is room for one more option. */
+static size_t make_arguments(const struct cmeta_request *request, const char *argv[MAX_ARGUMENTS])
 {
 	const struct { const char *option, *value; } options[] = {
 		{"--image", request->image},
@@ -111,6 +115,7 @@ static void make_arguments(const struct cmeta_request *request, const char *argv
 		argv[count++] = options[i].value;
 	}
 	argv[count] = NULL;
+	return count;
 }
 
 static void limit(int resource, rlim_t most)
@@ -141,30 +146,50 @@ static void close_above_stderr(void)
 		close(fd);
 }
 
-/* In the child, between fork and exec: only functions that are safe there. */
-static void become_matcher(pid_t parent, int answer_fd, int null_fd, int deadline_ms,
-			   const char *const argv[], char *const environment[])
+/* All that the child needs, made before it is. */
+struct child {
+	pid_t parent;
+	int answer_fd, null_fd, deadline_ms;
+	const char *const *argv;
+	char *const *environment;
+	const char *cache; /* NULL: nothing is kept for this request */
+	const struct cmeta_cache_request *request;
+};
+
+/* In the child, between fork and exec: only functions that are safe there. Every file that a user
+ * named, the cache's own among them, is looked at here, under the deadline, and never in sbatch. */
+static void become_matcher(const struct child *child)
 {
 	sigset_t none;
+	int lock = -1;
 
 	setpgid(0, 0);
 	/* Out of the terminal's group, so ^C ends sbatch alone: nobody would be left to end us. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != child->parent)
 		_exit(EXEC_FAILED);
 	for (int signal_number = 1; signal_number < NSIG; signal_number++)
 		signal(signal_number, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	/* Both descriptors are above 2, see cmeta_matcher_run(). */
-	if (dup2(null_fd, STDIN_FILENO) < 0 || dup2(answer_fd, STDOUT_FILENO) < 0 ||
-	    dup2(null_fd, STDERR_FILENO) < 0)
+	if (dup2(child->null_fd, STDIN_FILENO) < 0 || dup2(child->answer_fd, STDOUT_FILENO) < 0 ||
+	    dup2(child->null_fd, STDERR_FILENO) < 0)
 		_exit(EXEC_FAILED);
 	close_above_stderr();
+	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO,
+					       &lock) == CMETA_CACHE_ANSWERED)
+		_exit(0);
+	if (lock == LOCK_FD) {
+		fcntl(LOCK_FD, F_SETFD, 0);
+	} else if (lock >= 0) {
+		dup2(lock, LOCK_FD);
+		close(lock);
+	}
 	limit(RLIMIT_CORE, 0);
-	limit(RLIMIT_CPU, (rlim_t)deadline_ms / 1000 + 1);
+	limit(RLIMIT_CPU, (rlim_t)child->deadline_ms / 1000 + 1);
 	limit(RLIMIT_AS, (rlim_t)MAX_MEMORY_MB << 20);
 	limit(RLIMIT_NOFILE, MAX_OPEN_FILES);
-	execve(argv[0], (char *const *)argv, environment);
+	execve(child->argv[0], (char *const *)child->argv, child->environment);
 	_exit(EXEC_FAILED);
 }
 
@@ -232,14 +257,22 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	const char *argv[MAX_ARGUMENTS], *trouble = NULL;
 	long until = now_ms() + request->deadline_ms;
 	int pipe_fd[2] = {-1, -1}, null_fd = -1, status = -1;
-	char **environment = NULL, *buffer = NULL;
-	size_t length = 0;
+	char **environment = NULL, *buffer = NULL, *cache = NULL;
+	struct cmeta_cache_request kept = {0};
+	size_t length = 0, count;
 	bool good = false, closed;
 	pid_t pid, self = getpid();
 
 	*answer = (struct cmeta_answer){0};
 	*fault = NULL;
-	make_arguments(request, argv);
+	count = make_arguments(request, argv);
+	/* What is explained is long and rare; a step's nodes are other ones each time. */
+	if (!request->explain && !request->step && cmeta_cache_request_make(argv, &kept) &&
+	    (cache = cmeta_cache_path(&kept))) {
+		argv[count++] = "--cache";
+		argv[count++] = cache;
+		argv[count] = NULL;
+	}
 	environment = make_environment();
 	buffer = malloc(MAX_ANSWER);
 	if (!environment || !buffer || pipe2(pipe_fd, O_CLOEXEC)) {
@@ -254,13 +287,13 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 		goto done;
 	}
 	if (pid == 0)
-		become_matcher(self, pipe_fd[1], null_fd, request->deadline_ms, argv,
-			       environment);
+		become_matcher(&(struct child){self, pipe_fd[1], null_fd, request->deadline_ms, argv,
+					       environment, cache, &kept});
 	setpgid(pid, pid); /* also here, so that the group exists whoever comes first */
 	close(pipe_fd[1]);
 	pipe_fd[1] = -1;
 	closed = read_answer(pipe_fd[0], until, buffer, &length, &trouble);
-	status = end_group(pid, closed && !cmeta_answer_is_complete(buffer, length));
+	status = end_group(pid, closed);
 	good = closed && cmeta_answer_parse(buffer, length, answer);
 	if (good)
 		goto done;
@@ -284,6 +317,8 @@ done:
 	if (null_fd >= 0)
 		close(null_fd);
 	free_strings(environment);
+	free(kept.text);
+	free(cache);
 	free(buffer);
 	return good;
 }

@@ -7,14 +7,16 @@ import importlib.util
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import check, config
 from slurm_cmeta.cluster import source
 from slurm_cmeta.errors import EXIT_OK, ClusterError
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.check import Shown, Warned
     from slurm_cmeta.cluster import Cluster
     from slurm_cmeta.config import Config

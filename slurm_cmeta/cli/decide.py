@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slurm_cmeta.config import Config
+    from slurm_cmeta.kept.sources import Sources
 
 PROTOCOL = "1"
 
@@ -41,6 +42,7 @@ submission. It is run by the SPANK plugin; `cmeta match` is for people.
   --slurm-conf FILE    where the node classes are read
   --config FILE        cmeta.yaml (default: beside slurm.conf)
   --explain yes        print every requirement and every node class
+  --cache FILE         keep the answer there, for the plugin
   --version, --help
 
 example:
@@ -50,7 +52,7 @@ example:
 _OPTIONS = (
     *("image", "constraint", "prefer", "partition", "nodelist", "exclude", "clusters"),
     *("memory", "gpus", "nodes", "ntasks", "cpus", "mem", "odd", "step"),
-    *("slurm-conf", "config", "explain"),
+    *("slurm-conf", "config", "explain", "cache"),
 )
 
 SECONDS = 1.0
@@ -75,14 +77,26 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     try:
         options = _options(arguments)
-        lines, code = _answer(options)
+        lines, code, drawn_from = _answer(options)
     except UsageError as error:
         sys.stderr.write(f"cmeta: {error}\n")
         return error.exit_code
     text = "\n".join([f"cmeta {PROTOCOL}", *lines, "end", ""])
-    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+    answer = text.encode("utf-8", "backslashreplace")
+    sys.stdout.buffer.write(answer)
     sys.stdout.flush()
+    # The plugin has its answer now, whatever becomes of the cache.
+    if drawn_from is not None and options.get("cache"):
+        _keep(options["cache"], arguments, answer, drawn_from)
     return code
+
+
+def _keep(path: str, arguments: list[str], answer: bytes, drawn_from: Sources) -> None:
+    from slurm_cmeta.kept import decision
+
+    where = arguments.index("--cache")
+    words = [sys.argv[0], *arguments[:where], *arguments[where + 2 :]]
+    decision.keep(path, words, answer, drawn_from)
 
 
 def _options(arguments: list[str]) -> dict[str, str]:
@@ -101,25 +115,35 @@ def _options(arguments: list[str]) -> dict[str, str]:
     return found
 
 
-def _answer(options: dict[str, str]) -> tuple[list[str], int]:
-    """Return the answer's lines and the exit code; a foreseeable error is an answer, too."""
+def _answer(options: dict[str, str]) -> tuple[list[str], int, Sources | None]:
+    """Return the answer's lines, the exit code, and what it was drawn from.
+
+    A foreseeable error is an answer, too; it was drawn from nothing that could be kept.
+    """
     from slurm_cmeta import config
     from slurm_cmeta.cluster import source
 
     on_error, step = "accept", options.get("step") == "yes"
     try:
-        settings = config.load(
-            options.get("config"), source.find_slurm_conf(options.get("slurm-conf"))
-        )
+        slurm_conf = source.find_slurm_conf(options.get("slurm-conf"))
+        if kept := _kept(options):
+            settings = config.load_kept(kept, options.get("config"), slurm_conf)
+        else:
+            settings = config.load(options.get("config"), slurm_conf)
         on_error = settings.on_error
         return _decide(options, settings)
     except CmetaError as error:
-        return _fault(str(error), on_error, step), error.exit_code
+        return _fault(str(error), on_error, step), error.exit_code, None
     except Exception as error:
         # A mistake of ours must not cost the job: the plugin reads no traceback, but this.
-        return _fault(
-            f"internal error: {type(error).__name__}: {error}", on_error, step
-        ), EXIT_IMAGE
+        reason = f"internal error: {type(error).__name__}: {error}"
+        return _fault(reason, on_error, step), EXIT_IMAGE, None
+
+
+def _kept(options: dict[str, str]) -> str:
+    """Return the directory of the user's cache; empty where nothing is to be kept."""
+    directory, _, _ = options.get("cache", "").rpartition("/")
+    return directory
 
 
 def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
@@ -131,7 +155,7 @@ def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
     return _lines("unknown", on_error, {}, [message])
 
 
-def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
+def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, Sources | None]:
     from slurm_cmeta import shape
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import Wishes, decide
@@ -142,7 +166,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
     from slurm_cmeta.submission import read_image
     from slurm_cmeta.words import explain
 
-    nodes = source.Pending(settings, options.get("slurm-conf"))
+    nodes = source.Pending(settings, options.get("slurm-conf"), _kept(options))
     try:
         partition = options.get("partition", "")
         report = read_image(options["image"], settings, quick_budget(SECONDS), partition)
@@ -159,8 +183,11 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         options.get("gpus") == "yes",
         shape.read(options),
     )
+    drawn_from = None
+    if report.sources is not None and cluster.sources is not None:
+        drawn_from = report.sources + settings.sources + cluster.sources
     if not _is_here(options.get("clusters", ""), cluster.name):
-        return _elsewhere(options["clusters"]), EXIT_OK
+        return _elsewhere(options["clusters"]), EXIT_OK, drawn_from
     own = cluster.partition_of(partition)
     requirements = report.requirements
     if own != partition:
@@ -188,7 +215,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int]:
         "required": required,
     }
     lines = _lines(decision.verdict, decision.action, changes, messages)
-    return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK
+    return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK, drawn_from
 
 
 def _is_here(clusters: str, name: str | None) -> bool:
@@ -213,5 +240,16 @@ def _lines(
     return lines
 
 
+def run() -> None:
+    """Run as a process of its own, which has nothing to tidy up and no time for it."""
+    import gc
+    import os
+
+    gc.disable()  # it lives for some 30 ms
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

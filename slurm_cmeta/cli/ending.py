@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.errors import EXIT_OK, CmetaError
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

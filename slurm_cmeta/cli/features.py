@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
 
 from slurm_cmeta import __version__
 from slurm_cmeta.cli.ending import ended
@@ -15,6 +14,7 @@ from slurm_cmeta.errors import EXIT_OK, ClusterError, UsageError
 from slurm_cmeta.node import features, owned, probes, render, site
 from slurm_cmeta.node.host import Host, HostError
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

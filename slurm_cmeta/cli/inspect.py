@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
 
 from slurm_cmeta import config
 from slurm_cmeta.cli.progress import Progress
 from slurm_cmeta.errors import EXIT_OK, CmetaError
 from slurm_cmeta.image.filetree import deep_budget, quick_budget
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any, TextIO
 
     from slurm_cmeta.requirement import Requirement
     from slurm_cmeta.submission import ImageReport

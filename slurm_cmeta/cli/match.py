@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import config
 from slurm_cmeta.cli import options
@@ -15,10 +14,13 @@ from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
 from slurm_cmeta.match import never_compared
 from slurm_cmeta.policy import REJECT
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.cluster import Cluster
     from slurm_cmeta.decide import Decision
     from slurm_cmeta.submission import ImageReport

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta import archs, config
 from slurm_cmeta.cli import options
 from slurm_cmeta.cluster import snapshot, source
 from slurm_cmeta.errors import EXIT_OK, UsageError
 from slurm_cmeta.nodefacts import NO_NAMES, SiteNames
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import spellings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from slurm_cmeta.archs import Nodes
     from slurm_cmeta.cluster import Cluster, NodeClass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.cluster import source
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

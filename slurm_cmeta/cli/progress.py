@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
 
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 AFTER_SECONDS = 1.0
 """Work that is done sooner is not worth a line."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from slurm_cmeta import config, nearest, why, words
 from slurm_cmeta.cli import options, why_json
@@ -14,6 +13,7 @@ from slurm_cmeta.cluster import job, source
 from slurm_cmeta.compare import MISMATCH, UNCHECKED
 from slurm_cmeta.decide import UNKNOWN
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, UsageError
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from slurm_cmeta.kept.sources import Sources
 
 
 class NodeClass(NamedTuple):
@@ -64,6 +67,9 @@ class Cluster(NamedTuple):
     that a job names none does not mean then that it goes to the default one."""
     default_memory: bool = False
     """True when a job that asks for no memory gets a default one (DefMemPerNode and the like)."""
+
+    sources: Sources | None = None
+    """The files that all of this was read from; None where it is true of this moment only."""
 
     def partition_of(self, named: str) -> str:
         """Return the partition (or several, by commas) of a job that names `named`.

@@ -9,10 +9,13 @@ stand-in with the attributes of pyslurm 25.11 (core/node.pyx, core/partition.pyx
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from slurm_cmeta.cluster import Cluster, hostlist
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _RELEASE = re.compile(r"(\d+)\.0?(\d+)\b")
 

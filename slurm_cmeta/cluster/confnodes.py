@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.cluster import NodeClass, Partition, hostlist
 from slurm_cmeta.cluster.grouping import Grouper, Membership
 from slurm_cmeta.cluster.slurmconf import mistake
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.cluster import NodeClass, hostlist
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

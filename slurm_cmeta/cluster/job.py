@@ -10,10 +10,10 @@ job, and nothing else.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from slurm_cmeta.cluster import scontrol
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.text import clean
 
 DEADLINE = 10.0

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
 
 from slurm_cmeta.cluster import Cluster, Partition, hostlist
 from slurm_cmeta.cluster.grouping import Grouper, Membership
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.text import clean
 
 DEADLINE = 10.0

@@ -7,11 +7,11 @@ lists, so that the cost follows the number of ranges and not of nodes.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.cluster import hostlist
 from slurm_cmeta.cluster.grouping import by_features
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,8 +42,9 @@ def reach(cluster: Cluster, partitions: str = "", nodelist: str = "", exclude: s
     if named:
         classes = [rest for one in classes if (rest := _without(one, named)) is not None]
         limited = " and ".join(filter(None, (limited, "outside of --exclude")))
-    wanted = _spans(nodelist)
-    demanded = [part for one in classes if (part := _within(one, wanted)) is not None]
+    wanted, demanded = _spans(nodelist), []
+    if wanted:
+        demanded = [part for one in classes if (part := _within(one, wanted)) is not None]
     return Reach(by_features(classes), by_features(demanded), limited)
 
 
@@ -76,7 +77,7 @@ def _without(one: NodeClass, named: Sequence[Span]) -> NodeClass | None:
 
 def _within(one: NodeClass, named: Sequence[Span]) -> NodeClass | None:
     own = hostlist.spans(one.nodes)
-    return _replaced(one, _minus(own, _minus(own, named))) if named else None
+    return _replaced(one, _minus(own, _minus(own, named)))
 
 
 def _replaced(one: NodeClass, spans: list[Span]) -> NodeClass | None:

@@ -20,9 +20,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.kept.sources import SourceFile, Sources, of_file
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -108,17 +109,6 @@ class NodeSet(NamedTuple):
     feature: str
 
 
-class SourceFile(NamedTuple):
-    """A file as it was when it was opened: a cache of what was read is valid while this is."""
-
-    path: str
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
 class Hints(NamedTuple):
     """What lines other than those of nodes say of how jobs are treated."""
 
@@ -173,6 +163,14 @@ def cluster_name(path: str) -> str | None:
         if match and match[1].lower() == b"nodename":
             break  # what stands before the nodes is enough for every usual file
     return _text(found).lower() if found else read(path).cluster_name
+
+
+def presence(path: str) -> Sources:
+    """Return the file itself, no include, as something that a value is drawn from."""
+    try:
+        return Sources((of_file(path, os.stat(path)),))
+    except (OSError, ValueError):
+        return Sources(absent=(path,))
 
 
 def hints(path: str) -> Hints:
@@ -330,9 +328,7 @@ class _Reader:
             raise ClusterError(f"{shown}: more than {MAX_BYTES >> 20} MiB of configuration")
         if b"\0" in data:
             raise ClusterError(f"{shown}: not a text file")
-        self._files.append(
-            SourceFile(path, *identity, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        )
+        self._files.append(of_file(path, status))
         return data, identity
 
     def _include(self, path: str, line: int, words: list[bytes]) -> None:

@@ -10,15 +10,18 @@ import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.cluster import Cluster, NodeClass, Partition
 from slurm_cmeta.errors import ClusterError
+from slurm_cmeta.kept.sources import Sources, of_file
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeGuard
+    from typing import Any, TypeGuard
+
+    from slurm_cmeta.kept.sources import SourceFile
 
 SCHEMA = "cmeta.nodes/1"
 
@@ -96,7 +99,7 @@ def read(
     nodes may exist that it does not show. `cluster_name` is that of slurm.conf, where known. Raises
     ClusterError for a file that cannot be read, is no (whole) snapshot, or is another cluster's.
     """
-    value = _load(path)
+    value, file_read = _load(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ClusterError(f"{clean(path)}: not a snapshot ({SCHEMA})")
     name = value.get("cluster")
@@ -115,6 +118,7 @@ def read(
         name.lower() if name else None,
         written,
         f"{clean(path)}: {stale}" if stale else "",
+        sources=None if stale else Sources((file_read,), until=_end(written, max_age)),
         **{name: value.get(name) is True for name in _HINTS},
     )
 
@@ -157,13 +161,14 @@ def _sync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
-def _load(path: str) -> Any:
+def _load(path: str) -> tuple[Any, SourceFile]:
     import json
 
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise ClusterError(f"{clean(path)}: not a regular file")
             text = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -173,7 +178,7 @@ def _load(path: str) -> Any:
     if len(text) > MAX_BYTES:
         raise ClusterError(f"{clean(path)}: larger than {MAX_BYTES} bytes")
     try:
-        return json.loads(text)
+        return json.loads(text), of_file(path, status)
     except (ValueError, RecursionError):
         raise ClusterError(f"{clean(path)}: not JSON, or not all of it") from None
 
@@ -199,6 +204,11 @@ def _age(written: int, now: float, max_age: int) -> str:
     if max_age and age > max_age:
         return f"stale, written {_in_words(age)} ago ({iso_time(written)})"
     return ""
+
+
+def _end(written: int | None, max_age: int) -> int:
+    """Return the first second in which a snapshot is stale; 0 for one that never is."""
+    return written + max_age + 1 if written is not None and max_age else 0
 
 
 def _in_words(seconds: int) -> str:

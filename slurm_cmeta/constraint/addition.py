@@ -7,9 +7,8 @@ docs/requirements.md, and tests/slurm/test_constraints.py asks slurmctld itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, Constraint, Item
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.constraint.select import Expression

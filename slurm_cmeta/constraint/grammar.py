@@ -14,7 +14,8 @@ Brackets are a matching OR (`[a|b]`: all nodes of the job have the same one of t
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -7,9 +7,9 @@ Pure functions. Written are only forms that every supported release reads alike:
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, NAME
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import (
     architecture,
@@ -17,6 +15,7 @@ from slurm_cmeta.evidence import (
 )
 from slurm_cmeta.evidence.subject import Subject
 from slurm_cmeta.facts import DECLARED
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ is the distribution's; where no list can be read, what lies in the distribution'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.evidence import elf
 from slurm_cmeta.evidence.places import APK, DISTRIBUTION_DIRECTORIES
 from slurm_cmeta.evidence.subject import APPLICATION, Binary, reading
 from slurm_cmeta.image.filetree import FILE
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

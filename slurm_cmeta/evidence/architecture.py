@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.rules import stated
 from slurm_cmeta.evidence.subject import APPLICATION, INTERPRETER, POSSIBLE, PROGRAM, SHELL
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import spack
 from slurm_cmeta.evidence.rules import stated
 from slurm_cmeta.evidence.subject import APPLICATION, POSSIBLE
 from slurm_cmeta.evidence.variants import is_variant
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from slurm_cmeta.evidence.subject import Binary, Subject
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.evidence.rules import stated
 from slurm_cmeta.facts import Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

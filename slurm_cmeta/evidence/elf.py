@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from functools import cached_property
 from struct import Struct, error
-from typing import TYPE_CHECKING, NamedTuple
+
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -28,9 +28,9 @@ major X and a minor of Y or more, `compute_XY` is compiled at load time for any 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence.codeobject import DEEP_READS, Found, Window, aligned
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

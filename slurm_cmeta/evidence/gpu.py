@@ -24,13 +24,12 @@ read from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.evidence import gpu_code, gpu_labels, gpu_libraries, gpu_need, hip, nvidia
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.gpu_target import conditions, vendor_of
 from slurm_cmeta.evidence.subject import OWN_ROLES, Binary
 from slurm_cmeta.facts import DECLARED, OBSERVED, Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta.evidence import fatbin, hip
 from slurm_cmeta.evidence.codeobject import DEEP_READS, QUICK_READS, Found
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.gpu_target import vendor_of
 from slurm_cmeta.evidence.subject import PROGRAM, reading
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.gpu_need import ANY, Clue
 from slurm_cmeta.evidence.gpu_target import target, vendor_of
 from slurm_cmeta.evidence.nvidia import is_version
 from slurm_cmeta.facts import DECLARED, Fact
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.nvidia import is_version
 from slurm_cmeta.evidence.subject import PROGRAM
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from slurm_cmeta.evidence.subject import Binary, Subject
     from slurm_cmeta.image.filetree import Entry, FileTree

@@ -22,10 +22,10 @@ vocabulary/gpu.json lists. Features (`:xnack-`) are left out: they are a mode of
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.codeobject import DEEP_READS, Found, Window, aligned
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

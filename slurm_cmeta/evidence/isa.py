@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import application, machinecode
@@ -18,6 +17,7 @@ from slurm_cmeta.evidence.subject import INTERPRETER, POSSIBLE, PROGRAM, SHELL
 from slurm_cmeta.evidence.variants import is_variant
 from slurm_cmeta.facts import OBSERVED, Fact
 from slurm_cmeta.image.filetree import FILE
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

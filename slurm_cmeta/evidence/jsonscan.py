@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Set
+    from typing import Any
 
 CHUNK = 256 * 1024
 """Bytes read at once."""

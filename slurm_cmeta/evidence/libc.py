@@ -7,11 +7,10 @@ that gcc's start files carry (glibc csu/abi-note.S: oldest kernel), and the alig
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.evidence.places import APK
 from slurm_cmeta.evidence.subject import APPLICATION, LIBC, LOADER, OWN_ROLES, POSSIBLE
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

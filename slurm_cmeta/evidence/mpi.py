@@ -7,15 +7,15 @@ with its source. All of it is a soft requirement: a node of another family may s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import mpi_labels
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from slurm_cmeta.evidence.subject import Subject
     from slurm_cmeta.image.filetree import Entry

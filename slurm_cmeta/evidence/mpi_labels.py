@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.rules import stated
 from slurm_cmeta.facts import Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.evidence.subject import Subject
 
 SHOWN = 60

@@ -14,9 +14,8 @@ as the toolkit does; a text that it refuses asks for nothing here and gives a wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta.facts import Fact
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ older Berkeley DB and ndb formats are not read.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence import sqlitefile
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta import vocabulary
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
 
 def stated(labels: Mapping[str, str], what: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -11,13 +11,13 @@ not read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.evidence import jsonscan
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from slurm_cmeta.image import Image
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence import jsonscan, rpmdb, sbom
 from slurm_cmeta.evidence.application import DPKG
 from slurm_cmeta.evidence.places import APK
 from slurm_cmeta.image.filetree import FILE
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

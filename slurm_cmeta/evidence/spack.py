@@ -7,14 +7,14 @@ installed in, and in each package's own .spack/spec.json.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.facts import Fact
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from slurm_cmeta.evidence.subject import Subject
     from slurm_cmeta.image.filetree import FileTree

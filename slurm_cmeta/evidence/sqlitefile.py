@@ -14,7 +14,8 @@ This reads pages where they are, runs nothing, and keeps no more than one row.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

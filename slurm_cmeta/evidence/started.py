@@ -5,10 +5,9 @@ No shell is run. What cannot be understood, such as an argument that is a variab
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta.evidence.places import DISTRIBUTION_DIRECTORIES
 from slurm_cmeta.image import shell
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

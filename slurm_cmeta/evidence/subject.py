@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta.evidence import elf, ldcache
 from slurm_cmeta.evidence.places import (
     DEFAULT_LIBRARY_DIRECTORIES,
@@ -12,6 +10,7 @@ from slurm_cmeta.evidence.places import (
     TRIPLETS,
 )
 from slurm_cmeta.evidence.started import Starts
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.image import heads, sif, singularityd, unread
 from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
 from slurm_cmeta.image.filetree import OutOfBudgetError, TreeError, quick_budget
 from slurm_cmeta.image.reader import Identity, Reader, error
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

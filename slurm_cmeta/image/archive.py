@@ -8,8 +8,6 @@ Members are found where they lie in the archive: nothing is unpacked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.image import oci, tarheaders
 from slurm_cmeta.image.content import Stated
@@ -19,9 +17,12 @@ from slurm_cmeta.image.oci import Slice
 from slurm_cmeta.image.ociimage import Config, OciImage, read_config
 from slurm_cmeta.image.reader import MAX_PATH, error
 from slurm_cmeta.image.unpack import Plain, UnpackError
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.image.reader import Reader

@@ -9,17 +9,18 @@ annotations (image-spec conversion.md; umoci does).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.image.content import Content, Run, Stated
 from slurm_cmeta.image.directory import DirectoryTree, Folder, read_document
 from slurm_cmeta.image.document import member, table, text, texts
 from slurm_cmeta.image.metadata import variables
 from slurm_cmeta.image.reader import MAX_PATH, error
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget, FileTree
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.filetree import Budget, FileTree
@@ -14,10 +14,16 @@ MAX_WARNINGS = 20
 class Warnings(list[str]):
     """Warnings about one image: each said once, and not more than a person will read."""
 
-    __slots__ = ()
+    __slots__ = ("passing",)
 
-    def add(self, text: str) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.passing = False
+        """Whether the image could not be read for a reason that may be gone another time."""
+
+    def add(self, text: str, *, passing: bool = False) -> None:
         """Keep `text`, unless it was said before or too much was said already."""
+        self.passing = self.passing or passing
         if text in self:
             return
         if len(self) < MAX_WARNINGS:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.image.filetree import (
     DIRECTORY,
@@ -25,6 +24,7 @@ from slurm_cmeta.image.filetree import (
 )
 from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
 from slurm_cmeta.image.reader import FLAGS, Identity, Reader, error, strerror, why_not_open
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import encodable
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def member(document: Any, *path: str) -> Any:

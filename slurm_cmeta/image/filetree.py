@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from slurm_cmeta.image.content import Warnings
 
@@ -386,9 +387,11 @@ class FileTree:
         if isinstance(problem, OutOfBudgetError):
             if not self._stopped:
                 self._stopped = True
-                self.warnings.add(f"{self.what} was read in part only: {problem}")
+                text = f"{self.what} was read in part only: {problem}"
+                self.warnings.add(text, passing=True)
             return
-        self.warnings.add(f"{clean(path)} in {self.what} cannot be read: {clean(str(problem))}")
+        text = f"{clean(path)} in {self.what} cannot be read: {clean(str(problem))}"
+        self.warnings.add(text, passing=True)
 
 
 def joined(directory: Entry, name: str) -> str:

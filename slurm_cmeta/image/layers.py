@@ -11,12 +11,11 @@ evidence has a use for a real one. overlayfs marks an opaque directory by an att
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.image import squashfs, tarheaders, unpack
 from slurm_cmeta.image.filetree import DIRECTORY, OTHER, Entry, FileTree, TreeError, joined
 from slurm_cmeta.image.tarlayer import Shared, TarTree
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

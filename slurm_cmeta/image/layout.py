@@ -5,12 +5,11 @@ Source: opencontainers/image-spec image-layout.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.image.directory import DirectoryTree, read_document
 from slurm_cmeta.image.oci import Slice
 from slurm_cmeta.image.ociimage import OciImage
 from slurm_cmeta.image.reader import error
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings

@@ -10,14 +10,14 @@ Shape of `oci-config.json`: the `config` member of an OCI image configuration
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from slurm_cmeta.image import shell
 from slurm_cmeta.image.document import member
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean, encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from slurm_cmeta.image.content import Warnings
 

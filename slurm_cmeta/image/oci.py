@@ -14,14 +14,17 @@ holds rather than by its media type, and so does this.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Protocol
 
 from slurm_cmeta.image.document import member, table, text
 from slurm_cmeta.image.filetree import OutOfBudgetError
 from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget
     from slurm_cmeta.image.reader import Reader

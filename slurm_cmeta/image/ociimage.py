@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slurm_cmeta.image import metadata, oci
 from slurm_cmeta.image.content import Content, Run, Stated
 from slurm_cmeta.image.document import text
 from slurm_cmeta.image.reader import error
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget, FileTree

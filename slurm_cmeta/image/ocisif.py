@@ -8,13 +8,12 @@ sylabs/oci-tools pkg/sif, singularity pkg/image/ocisif.go.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.image import sif
 from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
 from slurm_cmeta.image.oci import Slice
 from slurm_cmeta.image.ociimage import OciImage
 from slurm_cmeta.image.reader import error
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,11 +7,11 @@ major u16 at 28, bytes used u64 at 40.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.image.content import Content
 from slurm_cmeta.image.heads import squashfs_offset
 from slurm_cmeta.image.reader import error
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings

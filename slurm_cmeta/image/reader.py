@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
 
 from slurm_cmeta.errors import ImageError
+from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.text import clean
 
 WINDOW = 64 * 1024

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.image.content import Content
 from slurm_cmeta.image.directory import DirectoryTree
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings

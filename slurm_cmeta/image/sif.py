@@ -33,16 +33,17 @@ each is checked before it is used.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slurm_cmeta.image import metadata
 from slurm_cmeta.image.content import Content, Run, Signature, Stated, StoredObject, Warnings
 from slurm_cmeta.image.metadata import MAX_JSON
 from slurm_cmeta.image.reader import error
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from slurm_cmeta.image.filetree import Budget, FileTree
     from slurm_cmeta.image.reader import Reader

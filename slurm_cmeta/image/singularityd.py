@@ -8,10 +8,9 @@ Source: apptainer internal/pkg/build/{assemblers,files}, and images of Singulari
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.image import metadata, shell
 from slurm_cmeta.image.content import Run
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.image.content import Warnings

@@ -10,8 +10,8 @@ Format: Documentation/filesystems/squashfs.rst of Linux, doc/format.adoc of squa
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
+from slurm_cmeta import sitepackages
 from slurm_cmeta.image.filetree import (
     DIRECTORY,
     FILE,
@@ -23,9 +23,11 @@ from slurm_cmeta.image.filetree import (
     TreeError,
     joined,
 )
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from slurm_cmeta.image.content import Warnings
     from slurm_cmeta.image.filetree import Budget
@@ -94,7 +96,8 @@ def open_squashfs(
     try:
         return SquashfsTree(reader, offset, size, what, warnings, budget)
     except NotReadableError as problem:
-        warnings.add(f"{what} {problem}: only header and metadata were looked at")
+        text = f"{what} {problem}: only header and metadata were looked at"
+        warnings.add(text, passing=True)  # the library may be installed tomorrow
         return None
 
 
@@ -415,6 +418,7 @@ _loaded: list[Any] = []
 def _library() -> tuple[Any, Any]:
     """Return cffi's interface and the loaded library; raise NotReadableError without them."""
     if not _loaded:
+        sitepackages.find()
         try:
             from slurm_cmeta.image.libsquashfs_abi import ffi
         except ImportError:

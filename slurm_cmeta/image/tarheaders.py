@@ -14,7 +14,9 @@ pax(1), "ustar Interchange Format" and "pax Header Block"; GNU tar's manual, "Ba
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
+
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.errors import ImageError
 from slurm_cmeta.image import tarheaders
@@ -31,6 +30,7 @@ from slurm_cmeta.image.filetree import (
 from slurm_cmeta.image.reader import strerror
 from slurm_cmeta.image.tarheaders import TarError, members
 from slurm_cmeta.image.unpack import Plain, Unpacked, UnpackError
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

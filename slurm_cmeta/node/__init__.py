@@ -7,7 +7,7 @@ cannot tell. What a probe leaves open, or could not finish, is unknown: never ab
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from slurm_cmeta.record import NamedTuple
 
 NONE = "none"
 """The value of a fact that says: this host certainly has not."""

@@ -15,10 +15,10 @@ nobody can tell how many there are.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.node import pci
 from slurm_cmeta.node.host import HostError, Missing, Unreadable
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import gpus
 

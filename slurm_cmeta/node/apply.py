@@ -9,12 +9,12 @@ so. Planning is pure; run() and what it calls do the talking.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.cluster import hostlist, scontrol, slurmconf
 from slurm_cmeta.cluster.source import find_slurm_conf
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.node import owned
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.elf import HEAD, open_elf
 from slurm_cmeta.node import cpuinfo
 from slurm_cmeta.node.host import HostError, Missing
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.node import NONE
 from slurm_cmeta.node.cpuinfo import FLAG_KEYS, PATH, CpuInfo
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.vocabulary import cpu_flags
 
 if TYPE_CHECKING:

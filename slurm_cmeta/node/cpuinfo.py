@@ -7,8 +7,7 @@ powerpc/kernel/setup-common,riscv/kernel/cpu,s390/kernel/processor,loongarch/ker
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

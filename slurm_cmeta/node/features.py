@@ -8,11 +8,11 @@ them all. What is unknown gives no feature, and then no `cmeta=1` either.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.vocabulary import cpu_flags, gpus
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ asks for. An Intel GPU at another place that is not in the table may be a new on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.node import NONE, pci
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.vocabulary import gpus
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from slurm_cmeta.record import NamedTuple
 
 _NAME = r"[a-z0-9][a-z0-9_.+-]*"
 _WORDS = rf"{_NAME}( {_NAME})*"

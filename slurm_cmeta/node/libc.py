@@ -8,7 +8,6 @@ compare; `libc` is what the library calls itself. They differ where a release br
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.errors import CmetaError
 from slurm_cmeta.evidence import ldcache
@@ -22,6 +21,7 @@ from slurm_cmeta.image.filetree import FILE, Entry, quick_budget
 from slurm_cmeta.node import NONE
 from slurm_cmeta.node.architecture import PROGRAMS
 from slurm_cmeta.node.host import HostError
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

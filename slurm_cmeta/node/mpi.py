@@ -12,13 +12,13 @@ not seen, and no family is ever said to be absent.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence import elf, ldcache, places
 from slurm_cmeta.evidence import mpi as evidence
 from slurm_cmeta.node import mounts
 from slurm_cmeta.node.host import HostError, Missing, Unreadable
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -21,11 +21,10 @@ HewlettPackard/shs-libcxi utils/cxi_stat.c. vocabulary/network.json has the name
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.node import NONE
 from slurm_cmeta.node.host import HostError, Missing, Unreadable
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ it loads the module. See pci.answer_without() for what this says of the host.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.node import NONE, pci
 from slurm_cmeta.node.host import HostError, Missing, Unreadable
 from slurm_cmeta.node.nvidia_smi import Answer, ask, name_of
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import gpus
 

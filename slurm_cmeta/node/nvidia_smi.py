@@ -8,9 +8,9 @@ nvidia-smi prints without arguments: `CUDA Version: 12.4` since 410, `CUDA UMD V
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.node.host import HostError, Missing
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE, NETWORKS, VENDORS
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import gpus
 

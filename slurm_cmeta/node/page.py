@@ -11,11 +11,11 @@ import os
 import re
 import zlib
 from functools import partial
-from typing import TYPE_CHECKING
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.node.host import HostError, Missing
 from slurm_cmeta.node.kernel import release
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

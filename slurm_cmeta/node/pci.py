@@ -7,10 +7,10 @@ driver (Linux, drivers/pci/pci-driver.c, pci_uevent() and drivers/base/core.c, d
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.node import NONE
 from slurm_cmeta.node.host import HostError, Missing, Unreadable
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import gpus
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import encodable
 
 if TYPE_CHECKING:

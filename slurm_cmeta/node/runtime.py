@@ -22,12 +22,11 @@ An ability is one of the runtimes found; where both are installed, its source na
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.node import NONE, runtime_host, runtime_rules
 from slurm_cmeta.node.host import PROGRAM_PATH, HostError, Missing
 from slurm_cmeta.node.runtime_host import Answer, some
 from slurm_cmeta.node.runtime_rules import ABILITIES, ANY, Install
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.node import Found

@@ -7,10 +7,10 @@ root, and what root can do says nothing about users.
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.node import mounts
 from slurm_cmeta.node.host import HostError, Missing
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:

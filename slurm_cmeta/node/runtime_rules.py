@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.node import runtime_host
 from slurm_cmeta.node.host import HostError, Missing, Unreadable
 from slurm_cmeta.node.runtime_host import Answer, every, some
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from slurm_cmeta.node.host import Host
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import stat
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta import vocabulary
 from slurm_cmeta.constraint.grammar import NAME
@@ -23,6 +22,7 @@ from slurm_cmeta.node import NONE, Found, NodeFact
 from slurm_cmeta.node.features import DECISIVE, Feature
 from slurm_cmeta.node.keys import KEYS
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 from slurm_cmeta.vocabulary import cpu_flags
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, NamedTuple
+
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 _loaded: dict[str, Any] = {}

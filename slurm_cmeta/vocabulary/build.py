@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+
+from slurm_cmeta.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 CPU_JSON = os.path.join(_HERE, "cpu.json")

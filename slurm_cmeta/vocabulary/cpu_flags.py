@@ -7,12 +7,13 @@ are cpu_flags.json. Pure functions over that table, which is read when it is fir
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.vocabulary import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 GENERIC = "generic"
 """archspec's vendor of psABI levels, architecture revisions and families."""

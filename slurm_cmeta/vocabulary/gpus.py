@@ -7,9 +7,9 @@ for (`sm_80`, `gfx90a`) are read by slurm_cmeta.evidence.gpu_target.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.record import NamedTuple
 
 _QUALIFIER = re.compile(r"\d{1,3}(?:g|gb)?|x\d{1,2}|nvl\d{1,2}|pg\d{3}")
 """A size of memory, a number of GPUs, a MIG profile, a board: `80gb`, `x4`, `3g`, `pg509`."""

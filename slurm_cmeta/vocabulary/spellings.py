@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from slurm_cmeta import vocabulary
+from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.vocabulary import Cpu
 
 

@@ -1,4 +1,4 @@
-"""What docs/security.md promises, on a real cluster: who opens what as whom, what is printed."""
+"""What docs/security.md promises, on a real cluster: who opens what, as whom; what is printed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from check import SANITIZE
 from cluster import Cluster, Node
 from conftest import PROJECT, ImageMaker
 from product import Product
+from test_build import exported, imported
 from test_submit import fields, said, sbatch
 
 EVIL = "e\x1b[2J\u009b\u202e\nerror: forged\x7f"
@@ -83,6 +84,22 @@ def watched(place: Path, product: Product, interposer: Path) -> Iterator[tuple[C
         env=env,
     ) as cluster:
         yield cluster, seen
+
+
+FILES = {
+    *("open", "open64", "openat", "openat64", "fopen", "fopen64", "creat", "access", "faccessat"),
+    *("stat", "stat64", "lstat", "fstatat", "statx", "__xstat", "__lxstat", "__fxstatat"),
+    *("mkdir", "mkdirat", "unlink", "unlinkat", "rename", "renameat", "link", "symlink", "chmod"),
+    *("opendir", "scandir", "readlink", "realpath", "glob", "glob64", "chdir", "getcwd", "mkstemp"),
+    *("execve", "execv", "fexecve", "fork", "vfork", "clone", "posix_spawn", "dlopen", "connect"),
+}
+
+
+def test_all_calls_that_touch_files_are_watched(product: Product, interposer: Path) -> None:
+    """What the next test cannot see, the plugin does not call."""
+    used = imported(product.plugin) & FILES
+    assert {"open", "access", "fork", "execve"} <= used
+    assert used <= exported(interposer)
 
 
 def test_no_process_of_ours_runs_as_root_and_root_opens_no_image(

@@ -11,6 +11,7 @@ import pytest
 
 from slurm_cmeta import config
 from slurm_cmeta.errors import ConfigError
+from slurm_cmeta.kept.sources import Sources
 from slurm_cmeta.policy import Policy
 from slurm_cmeta.settings import SETTINGS
 
@@ -25,7 +26,8 @@ def read(tmp_path: Path, text: str | bytes) -> config.Config:
 
 def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
     settings = config.load(None, str(tmp_path / "slurm.conf"))
-    assert settings == config.defaults()
+    absent = Sources(absent=(str(tmp_path / "cmeta.yaml"),))
+    assert settings == config.defaults()._replace(sources=absent)
     assert (settings.policy().on_mismatch, settings.on_error) == ("reject", "accept")
     assert settings.strengths() == {}
 

@@ -482,6 +482,14 @@ def test_an_answer_is_taken(core: Any, tmp_path: Path) -> None:
     assert (good, found["constraint"], fault) == (True, "a", None)
 
 
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home nothing is kept, and no argument says where."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+@pytest.mark.usefixtures("homeless")
 def test_arguments_arrive_as_they_are(core: Any, tmp_path: Path) -> None:
     body = 'printf "cmeta 1\\nverdict match\\naction accept\\n"; '
     body += 'for a; do printf "message %s\\n" "$a"; done; echo end'
@@ -490,6 +498,7 @@ def test_arguments_arrive_as_they_are(core: Any, tmp_path: Path) -> None:
     assert found["messages"] == ["--image", image, "--constraint", "a|b&c"]
 
 
+@pytest.mark.usefixtures("homeless")
 def test_every_wish_is_told(core: Any, tmp_path: Path) -> None:
     body = 'printf "cmeta 1\\nverdict match\\naction accept\\n"; echo "message $*"; echo end'
     wished: dict[str, Any] = {

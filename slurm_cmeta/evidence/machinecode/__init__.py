@@ -8,9 +8,9 @@ apart (`dispatched`) and never as a need, because a need that is none refuses go
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence.machinecode import elf_code
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import mmap

@@ -8,11 +8,10 @@ answer passed on as an argument) is made by code that runs everywhere.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from slurm_cmeta.evidence.machinecode.decode import ADDRESS, CALL, JUMP, LOW, SHIFT
 from slurm_cmeta.evidence.machinecode.features import BIT, LEGACY, VECTOR
 from slurm_cmeta.evidence.machinecode.links import R_RELATIVE
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from typing import TYPE_CHECKING, Any
 
 from slurm_cmeta.evidence.machinecode.elf_code import ET_EXEC, Elf
 from slurm_cmeta.evidence.machinecode.features import (
@@ -17,9 +16,11 @@ from slurm_cmeta.evidence.machinecode.features import (
     MEMORY,
     Iced,
 )
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 MAX_REFERS = 200_000
 """Addresses that one function refers to; no compiler makes such a function."""

@@ -6,7 +6,8 @@ Source: Linux Standard Base Core 5.0, chapter "Exception Frames"; DWARF pointer 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any
+
+from slurm_cmeta.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 FLAGS = {
     "SSE3": "sse3", "SSSE3": "ssse3", "SSE4_1": "sse4_1", "SSE4_2": "sse4_2", "SSE4A": "sse4a",

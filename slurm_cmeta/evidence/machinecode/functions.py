@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence.machinecode import eh_frame
 from slurm_cmeta.evidence.machinecode.elf_code import STT_FUNC, STT_IFUNC, Elf
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

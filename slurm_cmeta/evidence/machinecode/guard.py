@@ -7,8 +7,6 @@ before any check runs always; so does what every way from the check to the funct
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
-
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
     CALLS,
@@ -19,9 +17,11 @@ from slurm_cmeta.evidence.machinecode.decode import (
     Decoder,
 )
 from slurm_cmeta.evidence.machinecode.features import FEATURE, FLOW, MEMORY
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Final, TypeAlias
 
 MAX_BLOCKS = 1500
 """Of more basic blocks only those before the first check count; bounds time and memory."""

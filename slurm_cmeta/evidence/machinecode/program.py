@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from typing import TYPE_CHECKING
 
 from slurm_cmeta.evidence.machinecode.decode import (
     ADDRESS,
@@ -33,6 +32,7 @@ from slurm_cmeta.evidence.machinecode.features import BRANCH, CALLED
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.guard import Unconditional, unconditional
 from slurm_cmeta.evidence.machinecode.links import Links, within
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

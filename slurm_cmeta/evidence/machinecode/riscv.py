@@ -8,7 +8,8 @@ RISC-V ELF psABI, "Attributes": format 'A', vendor "riscv", tag 5 is the archite
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slurm_cmeta.evidence.machinecode.elf_code import Elf

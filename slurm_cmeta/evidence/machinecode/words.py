@@ -10,11 +10,11 @@ does their own use of getauxval.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_cmeta.evidence.machinecode import arm_table
 from slurm_cmeta.evidence.machinecode.elf_code import STT_IFUNC, Elf
 from slurm_cmeta.evidence.machinecode.functions import Functions
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

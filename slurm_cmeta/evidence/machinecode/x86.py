@@ -6,7 +6,6 @@ import functools
 import operator
 import re
 from bisect import bisect_right, insort
-from typing import TYPE_CHECKING, TypeAlias
 
 from slurm_cmeta.evidence.machinecode.choice import follow, mixed, without_avx
 from slurm_cmeta.evidence.machinecode.decode import (
@@ -23,10 +22,12 @@ from slurm_cmeta.evidence.machinecode.features import BAD, BIT, FLOW, flags, ice
 from slurm_cmeta.evidence.machinecode.functions import Functions
 from slurm_cmeta.evidence.machinecode.links import Links
 from slurm_cmeta.evidence.machinecode.program import MAX_REFERENCES, Program
+from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterable
+    from typing import TypeAlias
 
 Scan: TypeAlias = "tuple[int, array[int], bool]"
 _ASKS = re.compile(rb"\x0f\xa2|\x0f\x01\xd0")
