@@ -276,9 +276,9 @@ def test_any_allocation_of_the_plugin_may_fail(
     assert time.monotonic() - start < 120
 
 
-def test_the_submit_half_under_the_sanitizers(
-    cluster: Cluster, product: Product, place: Path, make_image: ImageMaker, evil: Path
-) -> None:
+@pytest.fixture(scope="module")
+def sanitized(product: Product, place: Path) -> tuple[Path, dict[str, str]]:
+    """Return a plugin with gcc's sanitizers, and the environment of who loads it."""
     libraries = [
         subprocess.run(
             ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
@@ -286,16 +286,24 @@ def test_the_submit_half_under_the_sanitizers(
         for name in ("libasan.so", "libubsan.so")
     ]
     make = ["make", "-sC", str(PROJECT / "spank"), f"OUT={place}/sanitized", "all"]
-    flags = f"{SANITIZE} -fsanitize=float-divide-by-zero"
-    subprocess.run([*make, f"PREFIX={product.prefix}", f"CFLAGS={flags}"], check=True)
-    arm = make_image("arm", "arm64")
-    env = {
+    subprocess.run([*make, f"PREFIX={product.prefix}", f"CFLAGS={SANITIZE}"], check=True)
+    return place / "sanitized/cmeta_spank.so", {
         "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0:exitcode=99:abort_on_error=0",
-        "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99:print_stacktrace=1",
+        "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
+        "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
     }
-    line = product.plugstack_line("deadline=30")
-    plugin = place / "sanitized/cmeta_spank.so"
+
+
+def test_the_submit_half_under_the_sanitizers(
+    cluster: Cluster,
+    product: Product,
+    sanitized: tuple[Path, dict[str, str]],
+    make_image: ImageMaker,
+    evil: Path,
+) -> None:
+    plugin, env = sanitized
+    arm = make_image("arm", "arm64")
+    line = product.plugstack_line("deadline=30").replace(str(product.plugin), str(plugin))
     for words, wrong in (
         ((f"--container={arm}", "-C", "bigmem", "--exclude=old1", "--prefer=bigmem"), ""),
         ((f"--container={arm}", "--exclude=old1", ":", f"--container={evil}", "--mem=8"), ""),
@@ -305,9 +313,43 @@ def test_the_submit_half_under_the_sanitizers(
         (("--container=none.sif",), ""),
         ((f"--container={arm}",), "deadlin=3"),
     ):
-        cluster.set_plugstack([f"{line.replace(str(product.plugin), str(plugin))} {wrong}"])
+        cluster.set_plugstack([f"{line} {wrong}"])
         done = sbatch(cluster, *words, env=env)
         assert "Sanitizer" not in done.stderr, done.stderr
         assert "runtime error" not in done.stderr, done.stderr
         assert done.returncode == 0, done.stderr
         assert "cmeta: " in done.stderr or "--cmeta=off" in words or "docker" in words[0]
+
+
+def test_the_nodes_half_under_the_sanitizers(
+    place: Path,
+    product: Product,
+    sanitized: tuple[Path, dict[str, str]],
+    make_image: ImageMaker,
+    evil: Path,
+) -> None:
+    """In a real slurmstepd; what the runtime makes of the sanitizers is another matter."""
+    plugin, env = sanitized
+    line = product.plugstack_line("runtime=/none", "runtime_option=--nv")
+    with Cluster(
+        place / "a",
+        [Node("n1", "x86_64,riscv64")],
+        plugstack=[line.replace(str(product.plugin), str(plugin))],
+        env=env,
+    ) as cluster:
+        for path, words in (
+            (make_image("plain"), "cannot start /none"),
+            (evil, "cannot start /none"),
+            (make_image("riscv", "riscv64"), "cannot run"),
+            (place / "none.sif", "cannot read"),
+        ):
+            output = cluster.layout.work / "out"
+            output.unlink(missing_ok=True)
+            more = [f"--container={path}", f"--output={output}", "--wrap=true"]
+            cluster.wait(cluster.submit(*more, user="alice"), timeout=60)
+            said = output.read_text()
+            assert words in said
+            assert "Sanitizer" not in said, said
+        assert "Sanitizer" not in cluster.slurmd_log("n1")
+        assert "runtime error" not in cluster.slurmd_log("n1")
+        assert set(cluster.node_states().values()) == {"idle"}
