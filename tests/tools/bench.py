@@ -13,16 +13,16 @@ import os
 import platform
 import random
 import shutil
-import statistics
+import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import images
+from pairs import command, pairs
 
 PROJECT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
@@ -58,7 +58,11 @@ def main() -> int:
         shutil.rmtree(big_tree)
         figures.update(_inspect(small, big, rounds))
         figures.update(_in_process(small, rounds))
-        figures.update(_against_apptainer(small, rounds))
+        if shutil.which("slurmctld") and not os.geteuid():
+            import bench_submit
+
+            closed = _encrypted(work, small)
+            figures["submit"] = bench_submit.figures(small, closed, big, work, 2 * rounds)
         figures.update(_ways_into_squashfs(small, work, rounds))
         figures.update(_deep(work))
         figures.update(_nodes(work, rounds))
@@ -136,33 +140,21 @@ def _image(path: Path, tree: Path, *options: str) -> Path:
     return images.from_tree(path, tree, "amd64", {"org.opencontainers.image.title": "x"}, options)
 
 
-def _pairs(
-    first: Callable[[], None], second: Callable[[], None], rounds: int
-) -> tuple[float, float, float]:
-    """Run two things by turns; return the medians of both, in ms, and that of the ratios."""
-    spent: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds + 1):
-        for which in (0, 1) if number % 2 else (1, 0):
-            begun = time.perf_counter()
-            (first, second)[which]()
-            if number:  # the first round warms up
-                spent[which].append((time.perf_counter() - begun) * 1000)
-    ratio = statistics.median(a / b for a, b in zip(*spent, strict=True))
-    return statistics.median(spent[0]), statistics.median(spent[1]), ratio
-
-
-def _command(*words: str | Path) -> Callable[[], None]:
-    words_ = [str(word) for word in words]
-
-    def run() -> None:
-        subprocess.run(words_, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    return run
+def _encrypted(work: Path, image: Path) -> Path:
+    """Return the same image with a partition that is not looked into: header and metadata only."""
+    path = work / "encrypted.sif"
+    data = bytearray(image.read_bytes())
+    squashfs, system, amd64 = 1, 2, b"02\0"
+    partition = struct.pack("<ii", squashfs, system) + amd64
+    place = data.index(partition)  # the descriptor's own part (pkg/sif/sif.go, partition)
+    data[place : place + 4] = struct.pack("<i", 5)  # FsEncryptedSquashfs
+    path.write_bytes(data)
+    return path
 
 
 def _inspect(small: Path, big: Path, rounds: int) -> dict[str, Any]:
-    large, little, ratio = _pairs(
-        _command(*CMETA, "inspect", big), _command(*CMETA, "inspect", small), rounds
+    large, little, ratio = pairs(
+        command(*CMETA, "inspect", big), command(*CMETA, "inspect", small), rounds
     )
     return {
         "cmeta inspect, large image (ms)": round(large, 2),
@@ -191,27 +183,6 @@ print(spent[0], statistics.median(spent[1:]), len(report.requirements))
         "in process, first image (ms)": round(float(done[0]), 2),
         "in process, warm (ms)": round(float(done[1]), 2),
         "in process, requirements found": int(done[2]),
-    }
-
-
-def _against_apptainer(image: Path, rounds: int) -> dict[str, Any]:
-    if not images.have_apptainer():
-        return {"cmeta-decide : apptainer inspect --labels": "no Apptainer here"}
-    with tempfile.TemporaryDirectory() as name:
-        conf = Path(name) / "slurm.conf"
-        conf.write_text("ClusterName=c\nNodeName=n[1-4] Features=x86_64,zen4\n")
-        decide = _command(
-            *(PYTHON, "-I", "-c"),
-            CMETA[3].replace("cli.main", "cli.decide"),
-            *("--image", image, "--slurm-conf", conf),
-        )
-        ours, theirs, ratio = _pairs(
-            decide, _command("apptainer", "inspect", "--labels", image), rounds
-        )
-    return {
-        "cmeta-decide, content read (ms)": round(ours, 2),
-        "apptainer inspect --labels (ms)": round(theirs, 2),
-        "cmeta-decide : apptainer inspect --labels": round(ratio, 3),
     }
 
 
@@ -269,9 +240,9 @@ assert sum(len(read(path)) for path in {real + absent!r}) > 1000000
         if subprocess.run([sys.executable, "-c", code], capture_output=True).returncode:
             found[f"{name} : libsquashfs"] = "not installed here (pip)"
             continue
-        theirs, ours, ratio = _pairs(
-            _command(sys.executable, "-c", code),
-            _command(sys.executable, "-c", libsquashfs),
+        theirs, ours, ratio = pairs(
+            command(sys.executable, "-c", code),
+            command(sys.executable, "-c", libsquashfs),
             rounds,
         )
         found["20 look-ups, libsquashfs by cffi (ms)"] = round(ours, 2)
@@ -343,12 +314,12 @@ def _nodes(work: Path, rounds: int) -> dict[str, Any]:
             for number, name in enumerate(names)
         ),
     }
-    idle = _command(*CMETA, "--version")
+    idle = command(*CMETA, "--version")
     found: dict[str, Any] = {}
     for name, lines in ways.items():
         conf = work / "nodes.conf"
         conf.write_text(f"ClusterName=bench\n{lines}{partitions}")
-        spent, _, ratio = _pairs(_command(*CMETA, "nodes", "--slurm-conf", conf), idle, rounds)
+        spent, _, ratio = pairs(command(*CMETA, "nodes", "--slurm-conf", conf), idle, rounds)
         found[f"cmeta nodes, 10,000 nodes, {name} (ms)"] = round(spent, 1)
         found[f"cmeta nodes, 10,000 nodes, {name} : cmeta --version"] = round(ratio, 2)
     found.update(_live_nodes(work, levels, idle, rounds))
@@ -372,12 +343,12 @@ def _live_nodes(work: Path, levels: str, idle: Callable[[], None], rounds: int) 
         Cluster(Path(name), nodes) as cluster,
     ):
         os.environ.update(cluster.env)
-        live, sinfo, ratio = _pairs(
-            _command(*CMETA, "nodes", "--live", "--snapshot", snapshot),
-            _command("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%T|%f"),
+        live, sinfo, ratio = pairs(
+            command(*CMETA, "nodes", "--live", "--snapshot", snapshot),
+            command("sinfo", "--all", "--noheader", "--exact", "--format=%N|%R|%T|%f"),
             rounds,
         )
-        read, _, _ = _pairs(_command(*CMETA, "nodes", "--from-snapshot", snapshot), idle, rounds)
+        read, _, _ = pairs(command(*CMETA, "nodes", "--from-snapshot", snapshot), idle, rounds)
     return {
         "cmeta nodes --live, 10,000 nodes, snapshot written (ms)": round(live, 1),
         "sinfo alone (ms)": round(sinfo, 1),
