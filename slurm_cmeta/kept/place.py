@@ -45,9 +45,9 @@ def write(path: str, data: bytes) -> bool:
     directory, name = os.path.split(path)
     temporary = f".{name}.{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(directory), 0o700, exist_ok=True)
-        if not os.path.lexists(directory):
-            os.mkdir(directory, 0o700)
+        # Never a home: root would make that of an account which is to have none (/nonexistent).
+        for each in (os.path.dirname(directory), directory):
+            _make_directory(each)
         place = _open_directory(directory)
     except OSError:
         return False
@@ -73,6 +73,15 @@ def write(path: str, data: bytes) -> bool:
 
 def _sum(data: bytes) -> bytes:
     return b"crc32 %08x\n" % crc32(data)
+
+
+def _make_directory(path: str) -> None:
+    if os.path.lexists(path):
+        return
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:  # another process of this user's was faster
+        return
 
 
 def _open_directory(path: str) -> int:

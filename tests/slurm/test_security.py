@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from check import SANITIZE
 from cluster import Cluster, Node
 from conftest import PROJECT, ImageMaker
 from product import Product
+from test_build import exported, imported
 from test_submit import fields, said, sbatch
 
 EVIL = "e\x1b[2J\u009b\u202e\nerror: forged\x7f"
@@ -82,6 +84,22 @@ def watched(place: Path, product: Product, interposer: Path) -> Iterator[tuple[C
         env=env,
     ) as cluster:
         yield cluster, seen
+
+
+FILES = {
+    *("open", "open64", "openat", "openat64", "fopen", "fopen64", "creat", "access", "faccessat"),
+    *("stat", "stat64", "lstat", "fstatat", "statx", "__xstat", "__lxstat", "__fxstatat"),
+    *("mkdir", "mkdirat", "unlink", "unlinkat", "rename", "renameat", "link", "symlink", "chmod"),
+    *("opendir", "scandir", "readlink", "realpath", "glob", "glob64", "chdir", "getcwd", "mkstemp"),
+    *("execve", "execv", "fexecve", "fork", "vfork", "clone", "posix_spawn", "dlopen", "connect"),
+}
+
+
+def test_all_calls_that_touch_files_are_watched(product: Product, interposer: Path) -> None:
+    """What the next test cannot see, the plugin does not call."""
+    used = imported(product.plugin) & FILES
+    assert {"open", "access", "fork", "execve"} <= used
+    assert used <= exported(interposer)
 
 
 def test_no_process_of_ours_runs_as_root_and_root_opens_no_image(
@@ -256,3 +274,82 @@ def test_any_allocation_of_the_plugin_may_fail(
     assert number > 30
     assert job["ExcNodeList"] in ("ice1,old1", "old1,ice1")
     assert time.monotonic() - start < 120
+
+
+@pytest.fixture(scope="module")
+def sanitized(product: Product, place: Path) -> tuple[Path, dict[str, str]]:
+    """Return a plugin with gcc's sanitizers, and the environment of who loads it."""
+    libraries = [
+        subprocess.run(
+            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    make = ["make", "-sC", str(PROJECT / "spank"), f"OUT={place}/sanitized", "all"]
+    subprocess.run([*make, f"PREFIX={product.prefix}", f"CFLAGS={SANITIZE}"], check=True)
+    return place / "sanitized/cmeta_spank.so", {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
+        "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
+    }
+
+
+def test_the_submit_half_under_the_sanitizers(
+    cluster: Cluster,
+    product: Product,
+    sanitized: tuple[Path, dict[str, str]],
+    make_image: ImageMaker,
+    evil: Path,
+) -> None:
+    plugin, env = sanitized
+    arm = make_image("arm", "arm64")
+    line = product.plugstack_line("deadline=30").replace(str(product.plugin), str(plugin))
+    for words, wrong in (
+        ((f"--container={arm}", "-C", "bigmem", "--exclude=old1", "--prefer=bigmem"), ""),
+        ((f"--container={arm}", "--exclude=old1", ":", f"--container={evil}", "--mem=8"), ""),
+        ((f"--container={evil}", "--cmeta=explain"), ""),
+        ((f"--container={evil}", "--cmeta=off"), ""),
+        (("--container=docker://x",), ""),
+        (("--container=none.sif",), ""),
+        ((f"--container={arm}",), "deadlin=3"),
+    ):
+        cluster.set_plugstack([f"{line} {wrong}"])
+        done = sbatch(cluster, *words, env=env)
+        assert "Sanitizer" not in done.stderr, done.stderr
+        assert "runtime error" not in done.stderr, done.stderr
+        assert done.returncode == 0, done.stderr
+        assert "cmeta: " in done.stderr or "--cmeta=off" in words or "docker" in words[0]
+
+
+def test_the_nodes_half_under_the_sanitizers(
+    place: Path,
+    product: Product,
+    sanitized: tuple[Path, dict[str, str]],
+    make_image: ImageMaker,
+    evil: Path,
+) -> None:
+    """In a real slurmstepd; what the runtime makes of the sanitizers is another matter."""
+    plugin, env = sanitized
+    line = product.plugstack_line("runtime=/none", "runtime_option=--nv")
+    with Cluster(
+        place / "a",
+        [Node("n1", "x86_64,riscv64")],
+        plugstack=[line.replace(str(product.plugin), str(plugin))],
+        env=env,
+    ) as cluster:
+        for path, words in (
+            (make_image("plain"), "cannot start /none"),
+            (evil, "cannot start /none"),
+            (make_image("riscv", "riscv64"), "cannot run"),
+            (place / "none.sif", "cannot read"),
+        ):
+            output = cluster.layout.work / "out"
+            output.unlink(missing_ok=True)
+            more = [f"--container={path}", f"--output={output}", "--wrap=true"]
+            cluster.wait(cluster.submit(*more, user="alice"), timeout=60)
+            said = output.read_text()
+            assert words in said
+            assert "Sanitizer" not in said, said
+        assert "Sanitizer" not in cluster.slurmd_log("n1")
+        assert "runtime error" not in cluster.slurmd_log("n1")
+        assert set(cluster.node_states().values()) == {"idle"}

@@ -96,6 +96,7 @@ def sanitized(tools: Path) -> list[str]:
             "-q",
             "tests/unit/test_spank_core.py",
             "tests/unit/test_spank_hostile.py",
+            "tests/unit/test_kept.py",
         ),
     ]
 

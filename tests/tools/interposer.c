@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -191,10 +192,34 @@ int open(const char *path, int flags, ...)
 	int mode;
 
 	va_start(arguments, flags);
-	mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, int) : 0;
+	mode = flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(arguments, int) : 0;
 	va_end(arguments);
 	watch(CALLER, "open", path);
 	return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+int openat(int directory, const char *path, int flags, ...)
+{
+	va_list arguments;
+	int mode;
+
+	va_start(arguments, flags);
+	mode = flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(arguments, int) : 0;
+	va_end(arguments);
+	watch(CALLER, "openat", path);
+	return (int)syscall(SYS_openat, directory, path, flags, mode);
+}
+
+int stat(const char *path, struct stat *status)
+{
+	watch(CALLER, "stat", path);
+	return REAL(stat)(path, status);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+	watch(CALLER, "mkdir", path);
+	return REAL(mkdir)(path, mode);
 }
 
 FILE *fopen(const char *path, const char *mode)

@@ -432,6 +432,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_every_sentence_on_security_has_a_test_that_exists() -> None:
+    """Rows of two cells: a sentence, and `file::function` once or more."""
+    known = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE):
+            known.add(f"{path.name}::{name}")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", read("docs/security.md"), re.MULTILINE)
+    rows = [row for row in rows if row[0] != "sentence"]
+    assert len(rows) > 30
+    for sentence, tests in rows:
+        named = re.findall(r"`(\w+\.py::\w+)`", tests)
+        assert named, sentence
+        assert set(named) <= known, (sentence, set(named) - known)
+
+
 def test_every_directory_is_in_the_contributing_guide() -> None:
     table = read("CONTRIBUTING.md")
     places = {p.parent for p in ROOT.glob("slurm_cmeta/*/__init__.py")} | {

@@ -167,7 +167,7 @@ def test_another_request_in_the_same_slot_is_not_answered(
 
 
 def test_an_entry_damaged_at_any_byte_is_not_believed(kept: Kept, tmp_path: Path) -> None:
-    kept.keep(old_file(tmp_path / "img.sif"), absent=("/nonexistent",))
+    kept.keep(old_file(tmp_path / "img.sif"), absent=(str(tmp_path / "none"),))
     whole = kept.path.read_bytes()
     for position in range(len(whole)):
         for damage in (0x01, 0x80, whole[position] ^ 0x0A, whole[position]):
@@ -348,6 +348,16 @@ def test_values_hold_while_their_files_do(tmp_path: Path, monkeypatch: pytest.Mo
     assert values.load(where, "nodes", "x") is not None
     conf.write_text("y")
     assert values.load(where, "nodes", "x") is None
+
+
+def test_no_home_is_made(tmp_path: Path) -> None:
+    """As root, /nonexistent of Debian's nobody would be there for good."""
+    home = tmp_path / "nonexistent"
+    assert not place.write(str(home / ".cache/slurm-cmeta/001"), b"x")
+    assert not home.exists()
+    home.mkdir()
+    assert place.write(str(home / ".cache/slurm-cmeta/001"), b"x")
+    assert (home / ".cache").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:

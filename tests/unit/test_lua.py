@@ -6,6 +6,7 @@ import itertools
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -469,3 +470,25 @@ def test_what_is_recorded_is_a_host_list(lua: str) -> None:
     for exclude in (HOSTILE, "n1; cmeta requires x", "n1\x1b[2J"):
         answer = ensure(lua, IMAGE, MATCHED, f"exc_nodes={exclude}", f"env:CMETA_EXCLUDE={exclude}")
         assert "admin_comment" not in answer
+
+
+LARGE = 100_000
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", "[", "a|", "a&", "a,", "gres/gpu:", "n1,", ";", " ", "9", "%"]
+)
+def test_large_fields_cost_little(lua: str, piece: str) -> None:
+    """slurmctld holds its locks meanwhile: nothing may grow with the square of a field."""
+    large = piece * (LARGE // len(piece))
+    names = ("CONSTRAINT", "PREFER", "EXCLUDE", "MEMORY", "GRES", "REQUIRED", "PREFERS", "VERDICT")
+    fields = ("features", "prefer", "exc_nodes", "gres", "tres_per_node", "tres_per_job")
+    handed = [f"env:CMETA_{name}={large}" for name in names]
+    own = [f"{field}={large}" for field in fields]
+    start = time.monotonic()
+    ensure(lua, IMAGE, *handed)
+    ensure(lua, IMAGE, *handed, *own)
+    comment = f"record:admin_comment=cmeta requires {large[:1000]}; cmeta excludes {large}"
+    ensure(lua, "record:container=/i", comment, *own)
+    ensure(lua, "record:container=/i", "record:admin_comment=cmeta requires zen4", *own)
+    assert time.monotonic() - start < 10
