@@ -173,21 +173,10 @@ end
 local FIELDS = { "features", "prefer", "exc_nodes", "gres", "min_mem_per_node" }
 
 local function apply(job_desc, changes)
-   local before, told = {}, {}
+   local told = {}
    for _, field in ipairs(FIELDS) do
       if changes[field] then
-         before[field] = job_desc[field] or ""
-         local done, trouble = pcall(function()
-            job_desc[field] = changes[field]
-         end)
-         if not done then
-            for changed, value in pairs(before) do
-               pcall(function()
-                  job_desc[changed] = value
-               end)
-            end
-            error(trouble)
-         end
+         job_desc[field] = changes[field]
          told[#told + 1] = field .. " " .. changes[field]
       end
    end
@@ -338,12 +327,30 @@ local function keep(job_desc, job_rec)
    end
 end
 
-local function guarded(call)
-   local done, result = pcall(call)
+local RESTORED = { "features", "prefer", "exc_nodes", "gres", "admin_comment" }
+
+-- Whatever goes wrong, and wherever: the job is left as it was written, and slurmctld sees no error.
+local function guarded(job_desc, call)
+   local before = {}
+   local done, result = pcall(function()
+      for _, field in ipairs(RESTORED) do
+         before[field] = job_desc[field] or ""
+      end
+      return call()
+   end)
    if done then
       return result
    end
-   pcall(log, "error, the job is left as it is: " .. tostring(result))
+   for field, value in pairs(before) do
+      pcall(function()
+         if (job_desc[field] or "") ~= value then
+            job_desc[field] = value
+         end
+      end)
+   end
+   pcall(function()
+      log("error, the job is left as it is: " .. tostring(result))
+   end)
    return slurm.SUCCESS
 end
 
@@ -356,7 +363,7 @@ end
 --                that names a feature which no node has is ignored
 --   snapshot_max_age   seconds after which the snapshot is stale, and not relied on: 86400
 function cmeta.ensure(job_desc, options)
-   return guarded(function()
+   return guarded(job_desc, function()
       return ensure(job_desc, options or {})
    end)
 end
@@ -364,7 +371,7 @@ end
 -- Call it from slurm_job_modify with its first two arguments; it returns the value to return. A new
 -- constraint or preference of a job with an image gets what the image demands by AND again.
 function cmeta.modify(job_desc, job_rec)
-   return guarded(function()
+   return guarded(job_desc, function()
       keep(job_desc, job_rec)
       return slurm.SUCCESS
    end)

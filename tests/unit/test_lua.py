@@ -492,3 +492,14 @@ def test_large_fields_cost_little(lua: str, piece: str) -> None:
     ensure(lua, "record:container=/i", comment, *own)
     ensure(lua, "record:container=/i", "record:admin_comment=cmeta requires zen4", *own)
     assert time.monotonic() - start < 10
+
+
+def test_an_error_at_any_line_leaves_the_job_as_it_was_written(lua: str) -> None:
+    """slurmctld 26.05 refuses a job for an error that nobody catches."""
+    done = subprocess.run(
+        [lua, str(HERE / "lua_faults.lua"), str(LUA)], capture_output=True, text=True, check=True
+    )
+    *told, last = done.stdout.splitlines()
+    assert [line for line in told if not line.startswith("whole ")] == []
+    assert int(last.removeprefix("lines ")) > 400
+    assert told[0].startswith("whole 1 0 (a|b)&zen4 (a|b)&zen4&x n[1-2] gpu:1")
