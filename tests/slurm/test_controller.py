@@ -79,7 +79,7 @@ def test_a_job_without_container_is_not_looked_at(submit: Submit) -> None:
 
 def with_policy(product: Product, policy: str) -> str:
     return product.job_submit().replace(
-        "cmeta.ensure(job_desc)", f'cmeta.ensure(job_desc, {{on_missing = "{policy}"}})'
+        "cmeta.ensure, job_desc", f'cmeta.ensure, job_desc, {{on_missing = "{policy}"}}'
     )
 
 

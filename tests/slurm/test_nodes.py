@@ -234,7 +234,7 @@ def test_job_submit_ignores_a_name_that_no_node_has(
     ready(nodes("--live", "--snapshot", str(file)))
     cluster.set_job_submit(
         product.job_submit().replace(
-            "cmeta.ensure(job_desc)", f'cmeta.ensure(job_desc, {{snapshot = "{file}"}})'
+            "cmeta.ensure, job_desc", f'cmeta.ensure, job_desc, {{snapshot = "{file}"}}'
         )
     )
     assert fields(cluster, sbatch(cluster, *words, env=handed))["Features"] == "(null)"
