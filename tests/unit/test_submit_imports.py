@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import sif_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
 HEAVY = {
     *("argparse", "asyncio", "concurrent.futures", "dataclasses", "datetime", "email"),
     *("importlib.metadata", "importlib.resources", "inspect", "logging", "pathlib", "pickle"),
-    *("random", "shutil", "site", "socket", "subprocess", "tempfile", "textwrap", "typing"),
+    *("random", "shutil", "socket", "subprocess", "tempfile", "textwrap", "typing"),
     *("threading", "urllib", "archspec", "cffi", "pyslurm", "spython", "yaml"),
 }
 
@@ -30,11 +31,9 @@ sys.exit(code)
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    import sif_files
-
     path = tmp_path / "img.sif"
-    labels = b'{"data": {"attributes": {"labels": {"io.archspec.cpu.target": "zen3"}}}}'
-    path.write_bytes(sif_files.sif(sif_files.partition(), sif_files.json_object(labels)))
+    labels = sif_files.metadata({"io.archspec.cpu.target": "zen3"})
+    path.write_bytes(sif_files.build(sif_files.partition(), labels))
     return path
 
 
