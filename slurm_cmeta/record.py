@@ -20,6 +20,8 @@ else:
         """Makes classes whose instances are tuples, with a name for each place."""
 
         def __new__(cls, name, bases, namespace):
+            if any(getattr(base, "_fields", ()) for base in bases):
+                return super().__new__(cls, name, bases, namespace)  # adds methods, no fields
             fields = tuple(namespace.get("__annotations__", ()))
             defaults = {field: namespace.pop(field) for field in fields if field in namespace}
             for place, field in enumerate(fields):
