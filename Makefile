@@ -3,7 +3,7 @@
 #   make demo      show it on a throw-away Slurm cluster on this machine
 #   make test      all checks and tests, those on real clusters included (SUITE=bookworm|trixie)
 #   make matrix    the tests on real clusters of Slurm 22.05, 24.11 and 26.05 (CASES=5000 for more)
-#   make bench     measure what reading an image costs (ARGS=--quick for a try)
+#   make bench     measure what a submission and reading an image cost (ARGS=--quick for a try)
 #   make fuzz      inspect damaged images for five minutes (ARGS="--seconds 60 --deep")
 #   make install   install it here (PREFIX=/usr/local PLUGINDIR=... DESTDIR=...)
 #   make clean     remove what demo and test have made
