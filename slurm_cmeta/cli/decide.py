@@ -247,6 +247,7 @@ def run() -> None:
 
     gc.disable()  # it lives for some 30 ms
     code = main()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

@@ -62,7 +62,7 @@ def counted(place: Path, product: Product) -> Counted:
 @pytest.fixture(scope="module")
 def cluster(place: Path, product: Product, counted: Counted) -> Iterator[Cluster]:
     with Cluster(
-        place / "k",
+        place / "kept",
         [Node(names, features, running=False) for names, features in NODES.items()],
         plugstack=[product.plugstack_line(f"matcher={counted.matcher}")],
     ) as running:

@@ -34,7 +34,7 @@ USER = "alice"
 @pytest.fixture(scope="module")
 def cluster(place: Path, product: Product) -> Iterator[Cluster]:
     with Cluster(
-        place / "f",
+        place / "faults",
         [Node(names, features, running=False) for names, features in NODES.items()],
         plugstack=[product.plugstack_line()],
     ) as running:

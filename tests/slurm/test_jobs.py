@@ -374,7 +374,7 @@ def test_a_crontab_is_as_without_us(
     if not shutil.which("scrontab"):
         pytest.skip("scrontab is not installed")
     stub = product.job_submit()
-    rejecting = stub.replace("ensure(job_desc)", 'ensure(job_desc, {on_missing = "reject"})')
+    rejecting = stub.replace("ensure, job_desc", 'ensure, job_desc, {on_missing = "reject"}')
     cluster.set_job_submit(rejecting)
     table = place / "crontab"
     table.write_text(f"#SCRON --job-name=cron --container={arm}\n0 0 1 1 * /bin/true\n")

@@ -78,7 +78,7 @@ def test_the_site_may_refuse_it(
 ) -> None:
     stub = product.job_submit()
     cluster.set_job_submit(
-        stub.replace("ensure(job_desc)", 'ensure(job_desc, {on_missing = "reject"})')
+        stub.replace("ensure, job_desc", 'ensure, job_desc, {on_missing = "reject"}')
     )
     answer = post(container="/images/img.sif")
     assert answer["errors"]
