@@ -2,14 +2,14 @@
  *
  * spank.h has no way to read or change a native option. The clients export their option table
  * (`opt`), and libslurmfull the functions that work on it by name, with the same signatures in
- * 22.05, 24.11 and 26.05 (src/common/slurm_opt.h). They are looked up at run time: where one is
- * missing, the plugin does nothing and leaves the work to job_submit.lua. */
+ * 22.05, 24.11 and 26.05 (src/common/slurm_opt.h). They are looked up at run time: without those that
+ * read, the plugin does nothing; without those that change, it hands over what job_submit.lua applies. */
 #ifndef CMETA_SLURM_CLIENT_H
 #define CMETA_SLURM_CLIENT_H
 
 #include <stdbool.h>
 
-/* True when this process is a client whose options can be read and changed. */
+/* True when this process is a client whose options can be read. */
 bool cmeta_client_usable(void);
 
 /* The value of an option by its long name, on the heap; NULL when it is not set, or when memory is short:

@@ -130,6 +130,6 @@ def test_without_the_module_jobs_go_on(cluster: Cluster, product: Product, place
     assert fields(cluster, sbatch(cluster, "--container=/x.sif", "--cmeta=off"))
 
 
-def test_the_stub_has_five_lines() -> None:
+def test_the_stub_has_six_lines() -> None:
     stub = Path(__file__).parents[2] / "lua/job_submit.lua"
-    assert len(stub.read_text().splitlines()) == 5
+    assert len(stub.read_text().splitlines()) == 6

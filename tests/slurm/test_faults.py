@@ -6,76 +6,35 @@ reads, and that it takes no longer than the deadline and a little. docs/faults.m
 
 from __future__ import annotations
 
-import ctypes
-import os
-import pwd
 import shlex
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Node
+from cluster import Cluster
 from conftest import ImageMaker
-from product import NODES, Product
-from test_submit import Done, fields, said, sbatch
-
-DEADLINE = 2.0
-"""The plugin's own, in seconds."""
-
-SLACK = 3.0
-"""Seconds that everything else may take on a busy machine."""
-
-USER = "alice"
+from faults import SLACK, as_written, narrowed, never_drained, queue_only, soon
+from product import Product
+from test_submit import fields, said, sbatch
 
 
 @pytest.fixture(scope="module")
 def cluster(place: Path, product: Product) -> Iterator[Cluster]:
-    with Cluster(
-        place / "faults",
-        [Node(names, features, running=False) for names, features in NODES.items()],
-        plugstack=[product.plugstack_line()],
-    ) as running:
+    with queue_only(place / "faults", product) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
-    states = ["sinfo", "-h", "-N", "-o", "%N %T %E"]
-    before = cluster.run(states).stdout
     yield
-    assert cluster.run(states).stdout == before
+    never_drained(cluster)
 
 
 @pytest.fixture
 def arm(make_image: ImageMaker) -> Path:
     return make_image("arm", "arm64")
-
-
-def narrowed(cluster: Cluster, done: Done) -> None:
-    """Assert that the job was decided on as ever."""
-    assert fields(cluster, done)["Features"] == "aarch64", done.stderr
-    assert "cmeta: arm.sif needs aarch64" in done.stderr
-
-
-def as_written(cluster: Cluster, done: Done, reason: str) -> None:
-    """Assert that the job is queued as the user wrote it, and that one line says why."""
-    job = fields(cluster, done)
-    assert (job["Features"], job["JobState"]) == ("(null)", "PENDING")
-    (line,) = [line for line in said(done) if line.startswith("cmeta: ")]
-    assert line.startswith("cmeta: warning: ")
-    assert reason in line
-    assert line.endswith("; the job is submitted as it is")
-
-
-@contextmanager
-def soon(limit: float = DEADLINE) -> Iterator[None]:
-    """Assert that what is done takes no longer than `limit` and some slack."""
-    begun = time.monotonic()
-    yield
-    assert time.monotonic() - begun < limit + SLACK
 
 
 # --- the matcher ----------------------------------------------------------------------------------
@@ -94,6 +53,9 @@ MATCHERS = {
         "printf 'cmeta 1\\nverdict match\\n'; sleep 60",
         "did not answer in time",
     ),
+    "never ends its answer": ("while :; do echo x; sleep 0.02; done", "did not answer in time"),
+    "closes its output and stays": ("exec >&-; sleep 60", "gave no valid answer"),
+    "stops itself": ("kill -STOP $$", "did not answer in time"),
     "speaks another protocol": (
         "printf 'cmeta 2\\nverdict match\\naction accept\\nend\\n'",
         "gave no valid answer",
@@ -227,6 +189,7 @@ def test_an_environment_with(name: str, cluster: Cluster, arm: Path, rubbish: Pa
 SHELLS = {
     "stdin closed": "exec {} <&-",
     "stdin and stderr closed": "exec {} <&- 2>&-",
+    "HOME and XDG_CACHE_HOME not set": "unset HOME XDG_CACHE_HOME; exec {}",
     "umask 077": "umask 077; exec {}",
     "umask 0777": "umask 0777; exec {}",
     "few open files": "ulimit -n 16; exec {}",
@@ -250,132 +213,17 @@ def test_a_process_with(name: str, cluster: Cluster, arm: Path, tmp_path: Path) 
     assert fields(cluster, done)["Features"] == "aarch64", done.stderr
 
 
-def test_all_descriptors_closed(cluster: Cluster, arm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_descriptors_closed(closed: str, cluster: Cluster, arm: Path, tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text("#!/bin/sh\nexit 0\n")
-    line = f"sbatch --hold -J closed --container={arm} {script} <&- >&- 2>&-"
+    line = f"sbatch --hold -J closed --container={arm} {script} {closed}"
     with soon():
-        assert cluster.run(["sh", "-c", line]).returncode == 0
+        # Where stdout is closed, sbatch itself may find that it cannot print; the job is queued.
+        cluster.run(["sh", "-c", line])
     told = cluster.run(["squeue", "-h", "-n", "closed", "-o", "%f"]).stdout.split()
     assert told == ["aarch64"]
     cluster.run(["scancel", "-n", "closed"])
-
-
-# --- the user's cache -----------------------------------------------------------------------------
-
-
-def _foreign(home: Path) -> None:
-    (home / "slurm-cmeta").mkdir()
-    os.chown(home / "slurm-cmeta", 12345, 12345)
-
-
-def _link(home: Path) -> None:
-    (home / "elsewhere").mkdir(mode=0o777)
-    (home / "slurm-cmeta").symlink_to(home / "elsewhere")
-
-
-def _open_to_all(home: Path) -> None:
-    (home / "slurm-cmeta").mkdir()
-    (home / "slurm-cmeta").chmod(0o777)
-
-
-def _a_file(home: Path) -> None:
-    (home / "slurm-cmeta").write_text("")
-
-
-def _read_only(home: Path) -> None:
-    home.chmod(0o555)
-
-
-def _rubbish_in_all_places(home: Path) -> None:
-    directory = home / "slurm-cmeta"
-    directory.mkdir(mode=0o755)
-    for number in range(1024):
-        (directory / f"{number:03x}").write_bytes(os.urandom(200))
-    for number in range(64):
-        (directory / f"nodes-{number:02x}").write_bytes(b"{}")
-    for path in (directory, *directory.iterdir()):
-        os.chown(path, home.stat().st_uid, -1)
-
-
-CACHES = [_foreign, _link, _open_to_all, _a_file, _read_only, _rubbish_in_all_places]
-
-
-@pytest.mark.parametrize("cache", CACHES)
-def test_a_cache_directory_that_is(
-    cache: object, cluster: Cluster, arm: Path, place: Path, request: pytest.FixtureRequest
-) -> None:
-    home = place / f"home{request.node.name}".replace("[", "").replace("]", "")
-    home.mkdir(mode=0o755)
-    os.chown(home, pwd.getpwnam(USER).pw_uid, -1)
-    cache(home)  # type: ignore[operator]
-    for _ in range(2):
-        with soon():
-            done = sbatch(
-                cluster, f"--container={arm}", user=USER, env={"XDG_CACHE_HOME": str(home)}
-            )
-        narrowed(cluster, done)
-    if cache in (_foreign, _link, _open_to_all):
-        assert list((home / "slurm-cmeta").iterdir()) == [], "nothing is put where others can write"
-
-
-def test_a_disk_that_is_full(cluster: Cluster, arm: Path, place: Path) -> None:
-    disk = place / "full"
-    disk.mkdir()
-    with _mounted("tmpfs", disk, "size=4k"):
-        (disk / "fill").write_bytes(b"x" * 4096)
-        for _ in range(2):
-            with soon():
-                done = sbatch(cluster, f"--container={arm}", env={"XDG_CACHE_HOME": str(disk)})
-            narrowed(cluster, done)
-        kept = disk / "slurm-cmeta"
-        assert not kept.exists() or [p for p in kept.iterdir() if p.name != "lock"] == []
-
-
-# --- file systems that do not answer --------------------------------------------------------------
-
-
-@contextmanager
-def _mounted(kind: str, place: Path, options: str) -> Iterator[None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.mount(b"cmeta-test", os.fsencode(place), kind.encode(), 0, options.encode())
-    if done:
-        pytest.skip(f"{kind} cannot be mounted here: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield
-    finally:
-        libc.umount2(os.fsencode(place), 2)  # MNT_DETACH
-
-
-@contextmanager
-def hung(place: Path) -> Iterator[Path]:
-    """A FUSE file system whose server never answers; it ends with its descriptor."""
-    try:
-        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        pytest.skip(f"no /dev/fuse here: {error.strerror}")
-    place.mkdir()
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
-    try:
-        with _mounted("fuse", place, options):
-            yield place
-            os.close(device)
-            device = -1
-    finally:
-        if device >= 0:
-            os.close(device)
-
-
-@pytest.mark.parametrize("what", ["image", "home"])
-def test_a_file_system_that_does_not_answer(
-    what: str, cluster: Cluster, arm: Path, place: Path, tmp_path: Path
-) -> None:
-    with hung(place / f"hung-{what}") as mount:
-        image = mount / "img.sif" if what == "image" else arm
-        home = mount if what == "home" else tmp_path
-        with soon():
-            done = sbatch(cluster, f"--container={image}", env={"XDG_CACHE_HOME": str(home)})
-        as_written(cluster, done, "did not answer in time")
 
 
 # --- the site's files -----------------------------------------------------------------------------
@@ -398,6 +246,27 @@ def test_a_slurm_conf_that_is_broken(
         path.write_text(text)
     cluster.set_plugstack([product.plugstack_line(f"slurm_conf={path}")])
     as_written(cluster, sbatch(cluster, f"--container={arm}"), reason)
+
+
+@pytest.mark.usefixtures("own_plugstack")
+@pytest.mark.parametrize("key", ["slurm_conf", "config"])
+def test_a_file_that_the_user_may_not_read(
+    key: str, cluster: Cluster, product: Product, arm: Path, place: Path
+) -> None:
+    path = place / f"secret-{key}"
+    path.write_text("")
+    path.chmod(0o600)
+    cluster.set_plugstack([product.plugstack_line(f"{key}={path}")])
+    done = sbatch(cluster, f"--container={arm}", user="alice")
+    as_written(cluster, done, f"{path}: ")
+
+
+@pytest.mark.usefixtures("own_plugstack")
+def test_a_plugin_that_is_missing(cluster: Cluster, product: Product, arm: Path) -> None:
+    cluster.set_plugstack([product.plugstack_line().replace("cmeta_spank", "no_such_plugin")])
+    done = sbatch(cluster, f"--container={arm}")
+    assert fields(cluster, done)["Features"] == "(null)"
+    assert "cmeta: " not in done.stderr
 
 
 @pytest.mark.usefixtures("own_plugstack")
