@@ -172,11 +172,22 @@ end
 -- Memory comes last: a number cannot be taken back to what was not set.
 local FIELDS = { "features", "prefer", "exc_nodes", "gres", "min_mem_per_node" }
 
+-- What the fields of the job in hand were before they were changed, for guarded(). slurmctld runs one
+-- script at a time.
+local before
+
+local function change(job_desc, field, value)
+   if before[field] == nil then
+      before[field] = job_desc[field] or ""
+   end
+   job_desc[field] = value
+end
+
 local function apply(job_desc, changes)
    local told = {}
    for _, field in ipairs(FIELDS) do
       if changes[field] then
-         job_desc[field] = changes[field]
+         change(job_desc, field, changes[field])
          told[#told + 1] = field .. " " .. changes[field]
       end
    end
@@ -207,7 +218,7 @@ local function record(job_desc, decision)
    end
    local text = table.concat(kept, "; ")
    if text ~= "" and #text <= MAX_RECORD and (job_desc.admin_comment or "") == "" then
-      job_desc.admin_comment = text
+      change(job_desc, "admin_comment", text)
    end
 end
 
@@ -308,7 +319,7 @@ end
 
 local function keep(job_desc, job_rec)
    if not job_rec.container then
-      return
+      return slurm.SUCCESS
    end
    -- Only an administrator can change the comment; in the same request, the new one counts.
    local comment = job_desc.admin_comment or job_rec.admin_comment or ""
@@ -318,29 +329,24 @@ local function keep(job_desc, job_rec)
       told = (told == "" and "" or told .. "; ") .. "warning: " .. table.concat(warnings, "; ")
    end
    if told == "" then
-      return
+      return slurm.SUCCESS
    end
    log("job " .. tostring(job_rec.job_id) .. ": " .. told)
    -- 22.05 has no way to tell the user here, and logs an error when one tries.
    if slurm.ESLURM_INVALID_FEATURE then
       say(told)
    end
+   return slurm.SUCCESS
 end
 
-local RESTORED = { "features", "prefer", "exc_nodes", "gres", "admin_comment" }
-
 -- Whatever goes wrong, and wherever: the job is left as it was written, and slurmctld sees no error.
-local function guarded(job_desc, call)
-   local before = {}
-   local done, result = pcall(function()
-      for _, field in ipairs(RESTORED) do
-         before[field] = job_desc[field] or ""
-      end
-      return call()
-   end)
+local function guarded(call, job_desc, ...)
+   before = {}
+   local done, result = pcall(call, job_desc, ...)
    if done then
       return result
    end
+   before.min_mem_per_node = nil
    for field, value in pairs(before) do
       pcall(function()
          if (job_desc[field] or "") ~= value then
@@ -363,18 +369,13 @@ end
 --                that names a feature which no node has is ignored
 --   snapshot_max_age   seconds after which the snapshot is stale, and not relied on: 86400
 function cmeta.ensure(job_desc, options)
-   return guarded(job_desc, function()
-      return ensure(job_desc, options or {})
-   end)
+   return guarded(ensure, job_desc, options or {})
 end
 
 -- Call it from slurm_job_modify with its first two arguments; it returns the value to return. A new
 -- constraint or preference of a job with an image gets what the image demands by AND again.
 function cmeta.modify(job_desc, job_rec)
-   return guarded(job_desc, function()
-      keep(job_desc, job_rec)
-      return slurm.SUCCESS
-   end)
+   return guarded(keep, job_desc, job_rec)
 end
 
 return cmeta
