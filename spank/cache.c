@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "text.h"
 
 enum {
@@ -299,27 +300,17 @@ static bool try_lock(int fd, unsigned slot)
 	return !fcntl(fd, F_OFD_SETLK, &lock);
 }
 
-static long now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000L + now.tv_nsec / 1000000L;
-}
-
-enum cmeta_cache_outcome cmeta_cache_answer(const char *path,
-					    const struct cmeta_cache_request *request, int fd,
-					    int *lock)
+bool cmeta_cache_answer(const char *path, const struct cmeta_cache_request *request, int fd, int *lock)
 {
 	const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
-	long until = now_ms() + LOCK_WAIT_MS;
+	long until = cmeta_now_ms() + LOCK_WAIT_MS;
 	const char *name;
 	int directory = open_directory(path, &name), file;
 	bool locked = false, answered;
 
 	*lock = -1;
 	if (directory < 0)
-		return CMETA_CACHE_UNKNOWN;
+		return false;
 	answered = answer_from(directory, name, request, fd);
 	file = answered ? -1 : openat(directory, LOCK_NAME,
 				      O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
@@ -328,7 +319,7 @@ enum cmeta_cache_outcome cmeta_cache_answer(const char *path,
 		locked = try_lock(file, slot_of(request));
 		if (!locked && errno != EAGAIN && errno != EACCES)
 			break;
-		if (!locked && now_ms() >= until)
+		if (!locked && cmeta_now_ms() >= until)
 			break;
 		if (!locked)
 			nanosleep(&pause, NULL);
@@ -339,5 +330,5 @@ enum cmeta_cache_outcome cmeta_cache_answer(const char *path,
 		*lock = file;
 	else if (file >= 0)
 		close(file);
-	return answered ? CMETA_CACHE_ANSWERED : CMETA_CACHE_UNKNOWN;
+	return answered;
 }

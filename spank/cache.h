@@ -20,17 +20,11 @@ char *cmeta_cache_path(const struct cmeta_cache_request *request);
  * Returns false when memory is short. */
 bool cmeta_cache_request_make(const char *const argv[], struct cmeta_cache_request *request);
 
-enum cmeta_cache_outcome {
-	CMETA_CACHE_ANSWERED, /* the answer was written to fd */
-	CMETA_CACHE_UNKNOWN,  /* there is none that holds */
-};
-
-/* Answer a request from the entry at path, or, where there is none, wait a little while another
- * process of this user looks for the same answer. *lock is then a descriptor to be held while this one
- * does, or -1. Makes system calls and nothing else: for use between fork() and exec(), under the
- * deadline of the matcher, since any of these files may lie on a file system that does not answer. */
-enum cmeta_cache_outcome cmeta_cache_answer(const char *path,
-					    const struct cmeta_cache_request *request, int fd,
-					    int *lock);
+/* Write the answer to a request from the entry at path to fd; false when there is none that holds. Before
+ * that, wait a little while another process of this user looks for the same answer. *lock is then a
+ * descriptor to be held while this one does, or -1. Makes system calls and nothing else: for use between
+ * fork() and exec(), under the deadline of the matcher, since any of these files may lie on a file system
+ * that does not answer. */
+bool cmeta_cache_answer(const char *path, const struct cmeta_cache_request *request, int fd, int *lock);
 
 #endif

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cache.h"
+#include "clock.h"
 #include "text.h"
 
 enum {
@@ -38,14 +39,6 @@ static const char *const SET[] = {
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 	"LC_ALL=C.UTF-8", "PYTHONSAFEPATH=1", "PYTHONNOUSERSITE=1", NULL,
 };
-
-static long now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000L + now.tv_nsec / 1000000L;
-}
 
 static void free_strings(char **strings)
 {
@@ -177,8 +170,7 @@ static void become_matcher(const struct child *child)
 	    dup2(child->null_fd, STDERR_FILENO) < 0)
 		_exit(EXEC_FAILED);
 	close_above_stderr();
-	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO,
-					       &lock) == CMETA_CACHE_ANSWERED)
+	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO, &lock))
 		_exit(0);
 	if (lock == LOCK_FD) {
 		fcntl(LOCK_FD, F_SETFD, 0);
@@ -199,7 +191,7 @@ static bool read_answer(int fd, long until, char *buffer, size_t *length, const 
 {
 	for (;;) {
 		struct pollfd ready = {.fd = fd, .events = POLLIN};
-		long left = until - now_ms();
+		long left = until - cmeta_now_ms();
 		ssize_t got;
 
 		if (left <= 0 || *length == MAX_ANSWER) {
@@ -224,7 +216,7 @@ static bool read_answer(int fd, long until, char *buffer, size_t *length, const 
  * file system cannot even be killed, only left behind. */
 static int end_group(pid_t pid, bool leave)
 {
-	long until = now_ms() + REAP_MS;
+	long until = cmeta_now_ms() + REAP_MS;
 	/* What answered from the cache is gone at once, and sbatch itself takes some 3 ms. */
 	struct timespec pause = {.tv_nsec = 10000};
 	siginfo_t ended = {0};
@@ -233,7 +225,7 @@ static int end_group(pid_t pid, bool leave)
 	if (!leave)
 		kill(-pid, SIGKILL);
 	while (!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) && !ended.si_pid &&
-	       now_ms() < until) {
+	       cmeta_now_ms() < until) {
 		nanosleep(&pause, NULL);
 		if (pause.tv_nsec < LONGEST_PAUSE_NS)
 			pause.tv_nsec *= 2;
@@ -258,7 +250,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 		       char **fault)
 {
 	const char *argv[MAX_ARGUMENTS], *trouble = NULL;
-	long until = now_ms() + request->deadline_ms;
+	long until = cmeta_now_ms() + request->deadline_ms;
 	int pipe_fd[2] = {-1, -1}, null_fd = -1, status = -1;
 	char **environment = NULL, *buffer = NULL, *cache = NULL;
 	struct cmeta_cache_request kept = {0};

@@ -24,8 +24,7 @@ DECLARATIONS = """
 struct cmeta_cache_request { char *text; size_t length; };
 char *cmeta_cache_path(const struct cmeta_cache_request *request);
 bool cmeta_cache_request_make(const char *const argv[], struct cmeta_cache_request *request);
-enum cmeta_cache_outcome { CMETA_CACHE_ANSWERED, CMETA_CACHE_UNKNOWN };
-enum cmeta_cache_outcome cmeta_cache_answer(const char *path,
+bool cmeta_cache_answer(const char *path,
     const struct cmeta_cache_request *request, int fd, int *lock);
 void free(void *pointer);
 """
@@ -79,13 +78,13 @@ class Kept:
         reading, writing = os.pipe()
         lock = ffi.new("int *")
         path = ffi.new("char[]", os.fsencode(self.path))
-        outcome = self._core.cmeta_cache_answer(path, self._request, writing, lock)
+        answered = self._core.cmeta_cache_answer(path, self._request, writing, lock)
         os.close(writing)
         if lock[0] >= 0:
             os.close(lock[0])
         with open(reading, "rb") as pipe:
             text = pipe.read()
-        assert (outcome == 0) == bool(text)
+        assert answered == bool(text)
         return text or None
 
 
