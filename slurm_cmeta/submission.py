@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from slurm_cmeta import evidence, requirement
 from slurm_cmeta.image import open_image
+from slurm_cmeta.image.reader import Reader
+from slurm_cmeta.kept.sources import SourceFile, Sources
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from slurm_cmeta.facts import Fact
     from slurm_cmeta.image import Image
     from slurm_cmeta.image.filetree import Budget
-    from slurm_cmeta.kept.sources import Sources
     from slurm_cmeta.requirement import Requirement
 
 
@@ -57,9 +58,6 @@ def read_image(
 
 
 def _sources(image: Image) -> Sources | None:
-    from slurm_cmeta.image.reader import Reader
-    from slurm_cmeta.kept.sources import SourceFile, Sources
-
     if not isinstance(image.reader, Reader) or image.warnings.passing:
         return None
     return Sources((SourceFile(image.path, *image.identity),))

@@ -22,7 +22,7 @@ import re
 import stat
 
 from slurm_cmeta.errors import ClusterError
-from slurm_cmeta.kept.sources import SourceFile, Sources, of_file
+from slurm_cmeta.kept.sources import SourceFile, of_file
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
@@ -163,14 +163,6 @@ def cluster_name(path: str) -> str | None:
         if match and match[1].lower() == b"nodename":
             break  # what stands before the nodes is enough for every usual file
     return _text(found).lower() if found else read(path).cluster_name
-
-
-def presence(path: str) -> Sources:
-    """Return the file itself, no include, as something that a value is drawn from."""
-    try:
-        return Sources((of_file(path, os.stat(path)),))
-    except (OSError, ValueError):
-        return Sources(absent=(path,))
 
 
 def hints(path: str) -> Hints:

@@ -7,7 +7,7 @@ import time
 
 from slurm_cmeta.cluster import Cluster, NodeClass, Partition
 from slurm_cmeta.errors import ClusterError
-from slurm_cmeta.kept.sources import Sources
+from slurm_cmeta.kept.sources import Sources, of_path
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean
 
@@ -69,10 +69,10 @@ def from_controller_by_state() -> Cluster:
 
 def from_snapshot(path: str, max_age: int, slurm_conf: str | None = None) -> Cluster:
     """Return the node classes of a snapshot of this cluster. Raises ClusterError."""
-    from slurm_cmeta.cluster import slurmconf, snapshot
+    from slurm_cmeta.cluster import snapshot
 
     conf = find_slurm_conf(slurm_conf)
-    here = slurmconf.presence(conf)
+    here = of_path(conf)
     cluster = snapshot.read(path, max_age, cluster_name(conf))
     return cluster._replace(sources=cluster.sources and cluster.sources + here)
 

@@ -51,7 +51,8 @@ class Sources(NamedTuple):
         """Tell whether all files are what they were."""
         if self.until and now >= self.until:
             return False
-        return all(_same(file) for file in self.files) and not any(map(_is_there, self.absent))
+        same = all(of_path(file.path).files == (file,) for file in self.files)
+        return same and not any(map(_is_there, self.absent))
 
 
 def of_file(path: str, status: os.stat_result) -> SourceFile:
@@ -62,19 +63,19 @@ def of_file(path: str, status: os.stat_result) -> SourceFile:
     )
 
 
+def of_path(path: str) -> Sources:
+    """Return what lies at a path now, or that nothing which can be seen does."""
+    try:
+        return Sources((of_file(path, os.stat(path)),))
+    except (OSError, ValueError):
+        return Sources(absent=(path,))
+
+
 def of_code() -> Sources:
     """Return this package, by a file that every installation replaces."""
     import slurm_cmeta
 
-    path = os.path.abspath(slurm_cmeta.__file__)
-    return Sources((of_file(path, os.stat(path)),))
-
-
-def _same(file: SourceFile) -> bool:
-    try:
-        return of_file(file.path, os.stat(file.path)) == file
-    except (OSError, ValueError):
-        return False
+    return of_path(os.path.abspath(slurm_cmeta.__file__))
 
 
 def _is_there(path: str) -> bool:
