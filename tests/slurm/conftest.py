@@ -71,6 +71,12 @@ def make_image(place: Path) -> ImageMaker:
     return make
 
 
+@pytest.fixture
+def arm(make_image: ImageMaker) -> Path:
+    """Return an image for another architecture than that of most nodes."""
+    return make_image("arm", "arm64")
+
+
 @pytest.fixture(scope="session")
 def shared_cluster(place: Path, product: Product) -> Iterator[Cluster]:
     with Cluster(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, Node
 from conftest import ImageMaker
-from product import NODES, Product
+from product import NODES, CountedMatcher, Product
 from test_submit import fields, sbatch
 
 SETTLED = 2.5
@@ -21,50 +21,19 @@ SETTLED = 2.5
 HOUR = 3600
 
 
-class Counted:
-    """A cluster whose matcher leaves a mark each time that it runs."""
-
-    def __init__(self, place: Path, product: Product) -> None:
-        self.marks = place / "marks"
-        self.marks.touch()
-        self.matcher = place / "matcher"
-        self.matcher.write_text(
-            f'#!/bin/sh\necho x >> {self.marks}\nexec {product.matcher} "$@"\n'.replace(
-                f"exec {product.matcher}",
-                f"exec {self._renamed(product.matcher)}",
-            )
-        )
-        self.matcher.chmod(0o755)
-
-    def _renamed(self, matcher: Path) -> str:
-        # The request holds the matcher's name as the plugin calls it.
-        code = matcher.read_text().replace(
-            "import sys\n", f"import sys\nsys.argv[0] = {str(self.matcher)!r}\n"
-        )
-        inner = self.matcher.with_name("inner")
-        inner.write_text(code)
-        inner.chmod(0o755)
-        return str(inner)
-
-    @property
-    def runs(self) -> int:
-        """How often the matcher ran."""
-        return len(self.marks.read_text()) // 2
-
-
 @pytest.fixture(scope="module")
-def counted(place: Path, product: Product) -> Counted:
+def counted(place: Path, product: Product) -> CountedMatcher:
     directory = place / "counted"
     directory.mkdir()
-    return Counted(directory, product)
+    return CountedMatcher(product, directory)
 
 
 @pytest.fixture(scope="module")
-def cluster(place: Path, product: Product, counted: Counted) -> Iterator[Cluster]:
+def cluster(place: Path, product: Product, counted: CountedMatcher) -> Iterator[Cluster]:
     with Cluster(
         place / "kept",
         [Node(names, features, running=False) for names, features in NODES.items()],
-        plugstack=[product.plugstack_line(f"matcher={counted.matcher}")],
+        plugstack=[product.plugstack_line(f"matcher={counted.program}")],
     ) as running:
         old = time.time() - HOUR
         for path in (running.conf_path, running.conf_path.parent):
@@ -85,7 +54,7 @@ def env(home: Path) -> dict[str, str]:
 
 
 def test_the_second_submission_runs_no_matcher_and_says_the_same(
-    cluster: Cluster, counted: Counted, arm: Path, tmp_path: Path
+    cluster: Cluster, counted: CountedMatcher, arm: Path, tmp_path: Path
 ) -> None:
     before = counted.runs
     first = sbatch(cluster, f"--container={arm}", env=env(tmp_path))
@@ -103,7 +72,7 @@ def test_the_second_submission_runs_no_matcher_and_says_the_same(
 
 
 def test_another_wish_is_another_decision(
-    cluster: Cluster, counted: Counted, arm: Path, tmp_path: Path
+    cluster: Cluster, counted: CountedMatcher, arm: Path, tmp_path: Path
 ) -> None:
     before = counted.runs
     plain = sbatch(cluster, f"--container={arm}", env=env(tmp_path))
@@ -117,7 +86,7 @@ def test_another_wish_is_another_decision(
 
 
 def test_a_refusal_is_kept_and_a_fault_is_not(
-    cluster: Cluster, counted: Counted, make_image: ImageMaker, tmp_path: Path
+    cluster: Cluster, counted: CountedMatcher, make_image: ImageMaker, tmp_path: Path
 ) -> None:
     refused = make_image("s390", "s390x")
     time.sleep(SETTLED)
@@ -187,7 +156,7 @@ def test_other_nodes_in_slurm_conf_count_at_once(
 
 
 def test_without_a_home_nothing_is_kept_and_all_works(
-    cluster: Cluster, counted: Counted, arm: Path
+    cluster: Cluster, counted: CountedMatcher, arm: Path
 ) -> None:
     before = counted.runs
     for number in (1, 2):
@@ -197,7 +166,7 @@ def test_without_a_home_nothing_is_kept_and_all_works(
 
 
 def test_many_submissions_at_once_run_one_matcher(
-    cluster: Cluster, counted: Counted, arm: Path, tmp_path: Path
+    cluster: Cluster, counted: CountedMatcher, arm: Path, tmp_path: Path
 ) -> None:
     submissions, processes = 200, 8
     time.sleep(SETTLED)  # slurm.conf was changed by the tests before

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from conftest import ImageMaker
 from faults import SLACK, as_written, narrowed, never_drained, queue_only, soon
 from product import Product
 from test_submit import fields, said, sbatch
@@ -30,11 +29,6 @@ def cluster(place: Path, product: Product) -> Iterator[Cluster]:
 def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
     yield
     never_drained(cluster)
-
-
-@pytest.fixture
-def arm(make_image: ImageMaker) -> Path:
-    return make_image("arm", "arm64")
 
 
 # --- the matcher ----------------------------------------------------------------------------------

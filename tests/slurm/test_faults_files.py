@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import pytest
 from cluster import Cluster
-from conftest import ImageMaker
 from faults import DEADLINE, SLACK, as_written, narrowed, never_drained, queue_only, soon
 from hung_fs import STAGES, hung, mount, unmount
 from product import Product
@@ -35,11 +34,6 @@ def cluster(place: Path, product: Product) -> Iterator[Cluster]:
 def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
     yield
     never_drained(cluster)
-
-
-@pytest.fixture
-def arm(make_image: ImageMaker) -> Path:
-    return make_image("arm", "arm64")
 
 
 # --- the user's cache -----------------------------------------------------------------------------

@@ -57,11 +57,6 @@ def cluster(all_kinds: Cluster, product: Product) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def arm(make_image: ImageMaker) -> Path:
-    return make_image("arm", "arm64")
-
-
-@pytest.fixture
 def zen4(make_image: ImageMaker) -> Path:
     return make_image("x86-zen4", labels=ZEN4)
 

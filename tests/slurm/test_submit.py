@@ -44,11 +44,6 @@ def said(done: Done) -> list[str]:
     return done.stderr.splitlines()
 
 
-@pytest.fixture
-def arm(make_image: ImageMaker) -> Path:
-    return make_image("arm", "arm64")
-
-
 # --- the constraint -----------------------------------------------------------------------------
 
 

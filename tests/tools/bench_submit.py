@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster import Cluster, Node
 from pairs import command, pairs
-from product import NODES, Product, install
+from product import NODES, CountedMatcher, Product, install
 
 SETTLED = 2.5
 """Seconds after which what was written last may be kept (slurm_cmeta/kept/sources.py)."""
@@ -142,7 +142,6 @@ def _imports(argv: list[str]) -> dict[str, int]:
 
 
 def _sbatch(place: Path, product: Product, image: Path, rounds: int) -> dict[str, Any]:
-    marks = place / "marks"
     found: dict[str, Any] = {}
     with _cluster(place / "c", plugstack=[product.plugstack_line()]) as cluster:
         plain = _without_plugin(cluster)
@@ -170,14 +169,15 @@ def _sbatch(place: Path, product: Product, image: Path, rounds: int) -> dict[str
             submit(container, variables=nowhere), float("inf")
         )
         _empty(cluster)
-        counting = _counting(place, product, marks)
-        cluster.plugstack_path.write_text(product.plugstack_line(f"matcher={counting}") + "\n")
-        found["burst"] = _burst(cluster, container, script, place / "burst", marks, rounds)
+        counted = CountedMatcher(product, place)
+        line = product.plugstack_line(f"matcher={counted.program}")
+        cluster.plugstack_path.write_text(line + "\n")
+        found["burst"] = _burst(cluster, container, script, place / "burst", counted, rounds)
     return found
 
 
 def _burst(
-    cluster: Cluster, container: str, script: Path, home: Path, marks: Path, rounds: int
+    cluster: Cluster, container: str, script: Path, home: Path, counted: CountedMatcher, rounds: int
 ) -> dict[str, Any]:
     """Submit from several processes at once, with an empty cache."""
     count = BURST if rounds > 50 else 80
@@ -199,21 +199,10 @@ def _burst(
         "submissions": count,
         "accepted": len(jobs),
         "seconds": round(spent, 1),
-        "matchers started": len(marks.read_text()) // 2,
+        "matchers started": counted.runs,
         "different constraints": len(constraints),
         "files left half-written": sum(name.startswith(".") for name in left),
     }
-
-
-def _counting(place: Path, product: Product, marks: Path) -> Path:
-    """Return a matcher that leaves a mark whenever it runs."""
-    path = place / "counting"
-    code = product.matcher.read_text().replace(
-        "import sys\n", f"import sys\nopen({str(marks)!r}, 'a').write('x\\n')\n", 1
-    )
-    path.write_text(code)
-    path.chmod(0o755)
-    return path
 
 
 def _without_plugin(cluster: Cluster) -> Path:

@@ -46,6 +46,24 @@ class Product(NamedTuple):
         return text.replace("/usr/local/share/slurm-cmeta", str(self.prefix / "share/slurm-cmeta"))
 
 
+class CountedMatcher:
+    """A product's matcher that leaves a mark each time that it runs."""
+
+    def __init__(self, product: Product, directory: Path) -> None:
+        """Put it into `directory`, which is there."""
+        self.program, self._marks = directory / "matcher", directory / "marks"
+        self._marks.touch()
+        first = "import sys\n"
+        mark = f"{first}open({str(self._marks)!r}, 'a').write('x')\n"
+        self.program.write_text(product.matcher.read_text().replace(first, mark, 1))
+        self.program.chmod(0o755)
+
+    @property
+    def runs(self) -> int:
+        """How often it ran."""
+        return self._marks.stat().st_size
+
+
 def install(prefix: Path) -> Product:
     """Run `make install` into `prefix`. Raises ToolError with make's words when it fails."""
     done = subprocess.run(
