@@ -13,6 +13,7 @@ from slurm_cmeta.constraint.grammar import Constraint, parse
 from slurm_cmeta.constraint.select import Expression, select, widest
 from slurm_cmeta.policy import ACCEPT, ADD, ADVISE, RAISE, REJECT, WARN, Policy
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
+from slurm_cmeta.requirement import HARD
 from slurm_cmeta.shape import PLAIN, Shape, fits
 
 if TYPE_CHECKING:
@@ -91,15 +92,19 @@ def decide(
     cluster: Cluster,
     wishes: Wishes,
     policy: Policy | None = None,
+    others: Sequence[Sequence[Requirement]] = (),
 ) -> Decision:
     """Return the decision for one submission. `image` is the image's path, for messages.
 
+    `others` is what each other variant of the image needs: a node that can run any of them will do.
     Where the cluster may have nodes that are not listed (dynamic nodes, a stale snapshot), nothing
     is refused for want of a node.
     """
     policy = policy or Policy()
     place = reach(cluster, wishes.partitions, wishes.nodelist, wishes.exclude)
-    verdicts = tuple(match.judge(requirements, c, policy.names) for c in place.classes)
+    variants = (requirements, *others)
+    asked = [r for variant in variants for r in variant] if others else requirements
+    verdicts = tuple(match.judge_any(variants, c, policy.names) for c in place.classes)
     user = parse(wishes.constraint)
     # A NodeFeatures plugin, or a node that is not listed, may have a feature that none has here.
     reached = verdicts
@@ -111,7 +116,7 @@ def decide(
         return Decision(UNKNOWN, ACCEPT, classes=verdicts)
     demanded = [
         v
-        for v in (match.judge(requirements, c, policy.names) for c in place.demanded)
+        for v in (match.judge_any(variants, c, policy.names) for c in place.demanded)
         if v.verdict != compare.MATCH
     ]
     if not fit or demanded:
@@ -120,28 +125,29 @@ def decide(
             requirements,
             demanded or reached,
             words.among(place.limited, bool(demanded), len(reached) < len(verdicts)),
+            others,
         )
         return _refused(why, verdicts, cluster, policy)
     checked = any(r.verdict != compare.UNCHECKED for v in reached for r in v.reasons)
     if not checked and policy.on_unknown != ACCEPT:
-        return _unknown(words.unknown(image, requirements), verdicts, cluster, policy)
-    rank = Rank(requirements, reached, policy.names)
+        return _unknown(words.unknown(image, asked), verdicts, cluster, policy)
+    rank = Rank(asked, reached, policy.names)
     addition = _addition(fit, unfit, user, wishes, rank, cluster.changeable)
-    better, made = preference.best(fit, requirements, policy)
+    better, made = preference.best(fit, asked, policy)
     if not wishes.prefer and not _room(better, cluster, wishes):
         better = fit
     prefer = _prefer(fit, unfit, better, user, wishes, rank, addition, cluster.changeable)
-    wanted = _memory(requirements, wishes, policy)
+    wanted = _memory(asked, wishes, policy)
     memory = wanted
     if cluster.default_memory or not any(_has_memory(v, wanted) for v in fit):
         memory = None
-    gres, advice = _gpus(requirements, wishes, policy, fit)
+    gres, advice = _gpus(variants, wishes, policy, fit)
     done = words.Done(
         *(addition.constraint, prefer, addition.exclude, addition.note, addition.left),
         memory,
         gres,
     )
-    messages = words.narrowed(image, requirements, verdicts, fit, done, made=made)
+    messages = words.narrowed(image, requirements, verdicts, fit, done, others, made=made)
     return Decision(
         compare.MATCH if checked else UNKNOWN,
         ACCEPT,
@@ -153,8 +159,8 @@ def decide(
         verdicts,
         (
             *messages,
-            *(words.memory_advice(image, requirements, wanted) if wanted != memory else ()),
-            *(words.advice(image, requirements) if advice else ()),
+            *(words.memory_advice(image, asked, wanted) if wanted != memory else ()),
+            *(words.advice(image, asked) if advice else ()),
         ),
     )
 
@@ -357,7 +363,7 @@ def _has_memory(verdict: ClassVerdict, wanted: int | None) -> bool:
 
 
 def _gpus(
-    requirements: Sequence[Requirement],
+    variants: Sequence[Sequence[Requirement]],
     wishes: Wishes,
     policy: Policy,
     fit: Sequence[ClassVerdict],
@@ -366,7 +372,7 @@ def _gpus(
 
     Where no node that fits has a GPU in its Gres, Slurm would refuse the job for asking.
     """
-    needs = any(r.key == "gpu" and r.strength == "hard" for r in requirements)
+    needs = all(any(r.key == "gpu" and r.strength == HARD for r in one) for one in variants)
     if not needs or wishes.gpus:
         return None, False
     if policy.gpu_request == ADD and any("gpu" in text for v in fit for text in v.nodes.gres):

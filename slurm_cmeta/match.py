@@ -52,11 +52,36 @@ def judge(
     names: SiteNames = nodefacts.NO_NAMES,
 ) -> ClassVerdict:
     """Return whether nodes of this class can run an image with these requirements, and why."""
+    return judge_any((requirements,), node_class, names)
+
+
+def judge_any(
+    variants: Sequence[Sequence[Requirement]],
+    node_class: NodeClass,
+    names: SiteNames = nodefacts.NO_NAMES,
+) -> ClassVerdict:
+    """Return the same of an image with several variants, of which nodes take the one that suits.
+
+    The reasons are those of the variant that fits, or that comes nearest to it; the first of those
+    that are equal in this.
+    """
     # Where the nodes of a class differ in their Gres, none of it is true of all of them.
     gres = node_class.gres if len(node_class.gres) == 1 else ()
     facts = nodefacts.read(node_class.features, names, gres)
     if node_class.memory is not None:
         facts = facts.with_memory(node_class.memory)
+    found = [_verdict(requirements, node_class, facts) for requirements in variants]
+    return found[0] if len(found) == 1 else max(found, key=_suits)
+
+
+def _suits(verdict: ClassVerdict) -> tuple[bool, int, bool]:
+    failed = sum(r.strength == HARD and r.verdict == MISMATCH for r in verdict.reasons)
+    return verdict.verdict == MATCH, -failed, verdict.preferred
+
+
+def _verdict(
+    requirements: Sequence[Requirement], node_class: NodeClass, facts: NodeFacts
+) -> ClassVerdict:
     reasons = tuple(_reason(r, facts) for r in requirements)
     unfit = any(r.strength == HARD and r.verdict == MISMATCH for r in reasons)
     soft = [r.verdict for r in reasons if r.strength == SOFT]
@@ -79,10 +104,12 @@ def _reason(requirement: Requirement, facts: NodeFacts) -> Reason:
 
 def never_compared(verdicts: Sequence[ClassVerdict]) -> list[Reason]:
     """Return the reasons that are `unchecked` for every class: nothing was compared with them."""
-    if not verdicts:
-        return []
-    return [
-        reason
-        for position, reason in enumerate(verdicts[0].reasons)
-        if all(v.reasons[position].verdict == UNCHECKED for v in verdicts)
-    ]
+    silent: dict[tuple[str, str], Reason] = {}
+    compared = set()
+    for verdict in verdicts:
+        for reason in verdict.reasons:
+            asked = (reason.key, reason.needs)
+            silent.setdefault(asked, reason)
+            if reason.verdict != UNCHECKED:
+                compared.add(asked)
+    return [reason for asked, reason in silent.items() if asked not in compared]

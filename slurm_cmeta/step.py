@@ -27,6 +27,7 @@ def decide_step(
     nodes: str,
     exclude: str = "",
     policy: Policy | None = None,
+    others: Sequence[Sequence[Requirement]] = (),
 ) -> Decision:
     """Return the decision for a step that gets some of `nodes` (a host list).
 
@@ -36,12 +37,14 @@ def decide_step(
     policy = policy or Policy()
     # An allocation may be in any partition; its nodes are named.
     place = reach(cluster._replace(partitions=None), "", nodes, exclude)
-    verdicts = tuple(match.judge(requirements, c, policy.names) for c in place.demanded)
+    verdicts = tuple(
+        match.judge_any((requirements, *others), c, policy.names) for c in place.demanded
+    )
     unfit = [v for v in verdicts if v.verdict != compare.MATCH]
     if not unfit:
         checked = any(r.verdict != compare.UNCHECKED for v in verdicts for r in v.reasons)
         return Decision(compare.MATCH if checked else UNKNOWN, ACCEPT, classes=verdicts)
-    why = words.no_node(image, requirements, unfit, PLACE)
+    why = words.no_node(image, requirements, unfit, PLACE, others)
     if len(unfit) < len(verdicts):
         message = f"warning: {why}; others of it can"
         return Decision(compare.MATCH, ACCEPT, classes=verdicts, messages=(message,))

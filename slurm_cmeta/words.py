@@ -50,6 +50,7 @@ def narrowed(
     verdicts: Sequence[ClassVerdict],
     fit: Sequence[ClassVerdict],
     done: Done,
+    others: Sequence[Sequence[Requirement]] = (),
     *,
     made: bool = True,
 ) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def narrowed(
     count = sum(v.nodes.node_count for v in fit)
     nodes = f"{count} of {sum(v.nodes.node_count for v in verdicts)} nodes"
     preferred = f'prefer "{clean(done.prefer, MAX_EXPRESSION)}"' if done.prefer else ""
-    needs = _needs(requirements, HARD, verdicts)
+    needs = _any_needs((requirements, *others), verdicts)
     if done.constraint or done.exclude:
         how = (
             f'constraint "{clean(done.constraint, MAX_EXPRESSION)}"'
@@ -115,10 +116,14 @@ def among(limited: str, demanded: bool, constrained: bool) -> str:
 
 
 def no_node(
-    image: str, requirements: Sequence[Requirement], unfit: Sequence[ClassVerdict], place: str
+    image: str,
+    requirements: Sequence[Requirement],
+    unfit: Sequence[ClassVerdict],
+    place: str,
+    others: Sequence[Sequence[Requirement]] = (),
 ) -> str:
     """Return why no node of those that count can run the image."""
-    needs = f"{_name(image)} needs {_needs(requirements, HARD, unfit)}"
+    needs = f"{_name(image)} needs {_any_needs((requirements, *others), unfit)}"
     total = sum(v.nodes.node_count for v in unfit)
     if place == DEMANDED:
         count = f"{total} of the nodes {place}" if total > 1 else f"a node {place}"
@@ -127,6 +132,27 @@ def no_node(
     counted = f"{'those' if place else 'the'} {total} nodes" if total > 1 else "those nodes"
     of = " ".join(filter(None, (counted if total > 1 or place else "the nodes", place)))
     return f"{needs}, but {none} of {of} can run it: {_unfit(unfit)}"
+
+
+def _any_needs(variants: Sequence[Sequence[Requirement]], verdicts: Sequence[ClassVerdict]) -> str:
+    """Return what an image needs; of several variants, what each does, or what it is for."""
+    if len(variants) == 1:
+        return _needs(variants[0], HARD, verdicts)
+    said = [_needs(one, HARD, verdicts) or _platform(one) for one in variants]
+    shown = list(dict.fromkeys(filter(None, said)))
+    more = len(shown) - MAX_GROUPS_SHOWN
+    if more > 0:
+        shown[MAX_GROUPS_SHOWN:] = [f"one of {more} others"]
+    return " or ".join(shown)
+
+
+def _platform(requirements: Sequence[Requirement]) -> str:
+    """Return the CPU, or else the architecture, that a variant is for."""
+    for key in reversed(_PLAIN):
+        for r in requirements:
+            if r.key == key and r.strength == HARD:
+                return f"{clean(r.value)} ({clean(r.source)})"
+    return ""
 
 
 def _needs(
@@ -193,14 +219,22 @@ def _name(image: str) -> str:
     return clean(os.path.basename(image) or image)
 
 
-def explain(requirements: Sequence[Requirement], decision: Decision) -> list[str]:
+def explain(
+    requirements: Sequence[Requirement],
+    decision: Decision,
+    others: Sequence[Sequence[Requirement]] = (),
+) -> list[str]:
     """Return every requirement and every node class with its reasons, a line each."""
-    lines = [
-        f"requires {r.key} {r.op} {clean(r.value)} ({r.strength}, {r.evidence}: {clean(r.source)})"
-        for r in requirements
-    ]
-    if not requirements:
-        lines.append("the image states no requirement")
+    lines = []
+    for number, one in enumerate((requirements, *others), 1):
+        of = f"variant {number} " if others else ""
+        lines += [
+            f"{of}requires {r.key} {r.op} {clean(r.value)} "
+            f"({r.strength}, {r.evidence}: {clean(r.source)})"
+            for r in one
+        ]
+        if not one:
+            lines.append(f"{of or 'the image '}states no requirement")
     silent = match.never_compared(decision.classes)
     keys = [(r.key, r.needs) for r in silent]
     for verdict in decision.classes:
