@@ -235,7 +235,8 @@ local function without_decision(job_desc, on_missing)
    end
    -- The node's plugin runs the job in its image; a batch job's environment can tell it so.
    local environment, image = job_desc.environment, job_desc.container
-   if type(environment) == "table" and string.sub(image, 1, 1) == "/" then
+   local runs = string.sub(image, 1, 1) == "/" or string.find(image, "^docker://") or string.find(image, "^oras://")
+   if type(environment) == "table" and runs then
       environment["SLURM_SPANK_CMETA_IMAGE"] = image
    end
    return slurm.SUCCESS

@@ -54,6 +54,21 @@ class Config(NamedTuple):
         return str(self.values["on_error"])
 
     @property
+    def registry_ask(self) -> bool:
+        """Tell whether a submission asks registries."""
+        return self.values["registry.ask"] == "yes"
+
+    @property
+    def registry_max_age(self) -> int:
+        """Return for how many seconds a registry's word on a tag is believed."""
+        return int(str(self.values["registry.max_age"]))
+
+    @property
+    def registry_plain_http(self) -> tuple[str, ...]:
+        """Return the registries that are spoken to without TLS."""
+        return tuple(filter(None, str(self.values["registry.plain_http"]).split(",")))
+
+    @property
     def nodes_source(self) -> str:
         """Return `slurm.conf`, `live` or `snapshot`."""
         return str(self.values["nodes.source"])

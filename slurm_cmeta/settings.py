@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from slurm_cmeta.constraint.grammar import NAME
 from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.requirement import KEYS
 
 PATH = "path"
 NUMBER = "number"
+HOSTS = "hosts"
 PREFIX = "prefix"
 MAX_NUMBER = 2**31 - 1
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 STRENGTHS = ("hard", "soft", "ignore")
 
@@ -25,7 +29,7 @@ class Setting(NamedTuple):
     doc: str
     form: str = ""
     """`path`, an absolute path; `number`, a whole one that is not negative; `prefix`, the beginning
-    of a feature's name."""
+    of a feature's name; `hosts`, host names, each with or without a port."""
     several: bool = False
     """Whether a list of choices is taken."""
 
@@ -37,10 +41,14 @@ class Setting(NamedTuple):
             return f"{kind} {', '.join(self.choices)}"
         if self.form == PREFIX:
             return "the beginning of a feature's name"
+        if self.form == HOSTS:
+            return "a list of hosts, such as registry.example.org:5000"
         return "an absolute path" if self.form == PATH else f"a whole number up to {MAX_NUMBER}"
 
     def takes(self, value: str) -> bool:
         """Tell whether `value` is allowed."""
+        if self.form == HOSTS:
+            return all(map(_HOST.fullmatch, filter(None, value.split(","))))
         if self.several:
             return all(word in self.choices for word in value.split(",") if word)
         if self.choices:
@@ -120,6 +128,28 @@ SETTINGS = (
         (),
         "Seconds after which a snapshot is stale; 0 lets any age pass.",
         NUMBER,
+    ),
+    Setting(
+        "registry.ask",
+        "yes",
+        ("yes", "no"),
+        "Whether a submission with a reference (docker://...) asks the registry what its variants "
+        "need.",
+    ),
+    Setting(
+        "registry.max_age",
+        "300",
+        (),
+        "Seconds for which what a registry said of a tag is believed without asking again.",
+        NUMBER,
+    ),
+    Setting(
+        "registry.plain_http",
+        "",
+        (),
+        "Registries that are spoken to without TLS, as host or host:port.",
+        HOSTS,
+        several=True,
     ),
     Setting(
         "feature_prefix",

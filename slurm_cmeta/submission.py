@@ -9,6 +9,8 @@ from slurm_cmeta.kept.sources import SourceFile, Sources
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from slurm_cmeta.config import Config
     from slurm_cmeta.evidence.software import Package
     from slurm_cmeta.facts import Fact
@@ -30,7 +32,20 @@ class ImageReport(NamedTuple):
     """Empty unless all of the image was read."""
     sources: Sources | None
     """The image's file; None where its content can change unseen (a directory), or where it could
-    not be read as far as it can be at another time."""
+    not be read as far as it can be at another time. Of an image in a registry, until when what
+    the registry said is believed."""
+    others: tuple[list[Requirement], ...] = ()
+    """What each other variant of an image in a registry asks for."""
+    other_facts: tuple[Sequence[Fact], ...] = ()
+    pinned: str = ""
+    """The reference to an image in a registry, by the digest that was looked at."""
+
+    def under(self, strengths: Mapping[str, str]) -> ImageReport:
+        """Return the same, under other strengths of requirements."""
+        return self._replace(
+            requirements=requirement.from_facts(self.facts, strengths),
+            others=tuple(requirement.from_facts(f, strengths) for f in self.other_facts),
+        )
 
 
 def read_image(

@@ -11,6 +11,7 @@ enum {
 	MAX_MESSAGES = 1024,
 	MAX_MEMORY_DIGITS = 9, /* MiB; a pebibyte has ten */
 	MAX_GRES = 64,
+	MAX_REFERENCE = 4096, /* as in slurm_cmeta/registry/reference.py */
 };
 
 static const char FIRST_LINE[] = "cmeta 1";
@@ -62,6 +63,11 @@ static bool is_gres(const char *value)
 	       strlen(value);
 }
 
+bool cmeta_is_reference(const char *image)
+{
+	return !strncmp(image, "docker://", 9) || !strncmp(image, "oras://", 7);
+}
+
 static bool read_line(struct cmeta_answer *answer, char *line, bool *have_action)
 {
 	char *value = strchr(line, ' ');
@@ -93,6 +99,8 @@ static bool read_line(struct cmeta_answer *answer, char *line, bool *have_action
 		return is_gres(value) && keep(&answer->gres, value, MAX_GRES);
 	if (!strcmp(line, "required"))
 		return keep(&answer->required, value, CMETA_MAX_EXPRESSION);
+	if (!strcmp(line, "image"))
+		return cmeta_is_reference(value) && keep(&answer->pinned, value, MAX_REFERENCE);
 	if (!strcmp(line, "message"))
 		return add_message(answer, value);
 	return true; /* a key of a later release of this protocol */
@@ -141,5 +149,6 @@ void cmeta_answer_free(struct cmeta_answer *answer)
 	free(answer->memory);
 	free(answer->gres);
 	free(answer->required);
+	free(answer->pinned);
 	*answer = (struct cmeta_answer){0};
 }

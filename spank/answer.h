@@ -16,6 +16,7 @@ struct cmeta_answer {
 	char *memory;     /* MiB in decimal, for --mem; NULL: leave the job's */
 	char *gres;       /* to add to the job's --gres; NULL: nothing */
 	char *required;   /* what the image demands of every node; NULL: nothing */
+	char *pinned;     /* the reference asked for, by the digest that was looked at; NULL: no reference */
 	char **messages;  /* NULL-terminated, may be NULL */
 	size_t message_count;
 };
@@ -26,6 +27,9 @@ bool cmeta_answer_parse(const char *text, size_t length, struct cmeta_answer *an
 
 /* True when text holds the line that ends an answer. */
 bool cmeta_answer_is_complete(const char *text, size_t length);
+
+/* True for what the node can pull: docker://... and oras://... */
+bool cmeta_is_reference(const char *image);
 
 void cmeta_answer_free(struct cmeta_answer *answer);
 

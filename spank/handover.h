@@ -4,7 +4,8 @@
 #ifndef CMETA_HANDOVER_H
 #define CMETA_HANDOVER_H
 
-#define CMETA_HANDOVER_IMAGE "CMETA_IMAGE"           /* absolute path: the node runs the task in it */
+#define CMETA_HANDOVER_IMAGE "CMETA_IMAGE"           /* absolute path or reference: the node runs the task in it */
+#define CMETA_HANDOVER_PINNED "CMETA_PINNED"         /* the reference in CMETA_IMAGE, by its digest */
 #define CMETA_HANDOVER_MULTI_PROG "CMETA_MULTI_PROG" /* "1": a step of srun --multi-prog */
 #define CMETA_HANDOVER_VERDICT "CMETA_VERDICT"       /* match, mismatch, unknown; fault, off */
 #define CMETA_HANDOVER_CONSTRAINT "CMETA_CONSTRAINT" /* the whole expression */

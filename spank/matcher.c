@@ -35,6 +35,14 @@ enum {
 /* The child's whole environment, besides these of the user's. LD_PRELOAD, PYTHONPATH and the like
  * must not decide what the matcher runs. */
 static const char *const KEPT[] = {"HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "SLURM_CONF", NULL};
+/* And these where a registry is to be asked: how it is reached, and where the user's credentials are. */
+static const char *const KEPT_FOR_REGISTRIES[] = {
+	"XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG",
+	"APPTAINER_DOCKER_USERNAME", "APPTAINER_DOCKER_PASSWORD", "APPTAINER_CONFIGDIR",
+	"SINGULARITY_DOCKER_USERNAME", "SINGULARITY_DOCKER_PASSWORD",
+	"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy",
+	"ALL_PROXY", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", NULL,
+};
 static const char *const SET[] = {
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 	"LC_ALL=C.UTF-8", "PYTHONSAFEPATH=1", "PYTHONNOUSERSITE=1", NULL,
@@ -47,23 +55,32 @@ static void free_strings(char **strings)
 	free(strings);
 }
 
-static char **make_environment(void)
+/* Add those of the named variables that are set; false without memory. */
+static bool keep_variables(char **environment, size_t *count, const char *const *names)
 {
-	size_t count = 0;
-	char **environment = calloc(sizeof(KEPT) / sizeof(*KEPT) + sizeof(SET) / sizeof(*SET),
-				    sizeof(*environment));
+	for (size_t i = 0; names[i]; i++) {
+		const char *value = getenv(names[i]);
+
+		if (value && !(environment[(*count)++] = cmeta_format("%s=%s", names[i], value)))
+			return false;
+	}
+	return true;
+}
+
+static char **make_environment(bool for_registry)
+{
+	size_t count = 0, most = sizeof(KEPT) / sizeof(*KEPT) + sizeof(SET) / sizeof(*SET) +
+				 sizeof(KEPT_FOR_REGISTRIES) / sizeof(*KEPT_FOR_REGISTRIES);
+	char **environment = calloc(most, sizeof(*environment));
 
 	if (!environment)
 		return NULL;
 	for (size_t i = 0; SET[i]; i++)
 		if (!(environment[count++] = strdup(SET[i])))
 			goto fail;
-	for (size_t i = 0; KEPT[i]; i++) {
-		const char *value = getenv(KEPT[i]);
-
-		if (value && !(environment[count++] = cmeta_format("%s=%s", KEPT[i], value)))
-			goto fail;
-	}
+	if (!keep_variables(environment, &count, KEPT) ||
+	    (for_registry && !keep_variables(environment, &count, KEPT_FOR_REGISTRIES)))
+		goto fail;
 	return environment;
 fail:
 	free_strings(environment);
@@ -268,7 +285,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 		argv[count++] = cache;
 		argv[count] = NULL;
 	}
-	environment = make_environment();
+	environment = make_environment(cmeta_is_reference(request->image));
 	buffer = malloc(MAX_ANSWER);
 	if (!environment || !buffer || pipe2(pipe_fd, O_CLOEXEC)) {
 		*fault = cmeta_format("cannot prepare %s: %s", request->matcher, strerror(errno));

@@ -34,8 +34,8 @@ static const char *find_slurm_conf(const struct cmeta_settings *settings)
 static void forget_handover(spank_t spank)
 {
 	static const char *const names[] = {
-		CMETA_HANDOVER_IMAGE, CMETA_HANDOVER_MULTI_PROG, CMETA_HANDOVER_VERDICT,
-		CMETA_HANDOVER_CONSTRAINT, CMETA_HANDOVER_PREFER, CMETA_HANDOVER_EXCLUDE,
+		CMETA_HANDOVER_IMAGE, CMETA_HANDOVER_PINNED, CMETA_HANDOVER_MULTI_PROG,
+		CMETA_HANDOVER_VERDICT, CMETA_HANDOVER_CONSTRAINT, CMETA_HANDOVER_PREFER, CMETA_HANDOVER_EXCLUDE,
 		CMETA_HANDOVER_MEMORY, CMETA_HANDOVER_GRES, CMETA_HANDOVER_REQUIRED,
 		CMETA_HANDOVER_PREFERS,
 	};
@@ -76,8 +76,8 @@ static bool is_multi_prog(void)
 	return set;
 }
 
-/* docker://..., oci://...: no file, and none of our business to rewrite. */
-static bool is_reference(const char *container)
+/* docker://..., oci://..., library://...: no file, and none of our business to rewrite. */
+static bool is_no_path(const char *container)
 {
 	return strstr(container, "://") != NULL;
 }
@@ -89,7 +89,7 @@ static char *make_absolute(const char *container)
 	char *directory, *path;
 	const char *exported;
 
-	if (container[0] == '/' || is_reference(container))
+	if (container[0] == '/' || is_no_path(container))
 		return strdup(container);
 	if (!(directory = getcwd(NULL, 0)))
 		return NULL;
@@ -137,6 +137,16 @@ static bool is_matched_already(const char *image)
 	/* The components of a heterogeneous job share an environment, and have different nodes. */
 	return image && outer && verdict && !getenv("SLURM_HET_SIZE") &&
 	       !strcmp(verdict, "match") && !strcmp(outer, image);
+}
+
+/* What a tag means may change while a job waits: its nodes take what was looked at when it was
+ * submitted. The steps of a job take what the job did; on the heap, to be asked before
+ * forget_handover(). */
+static char *pinned_already(bool matched)
+{
+	const char *pinned = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_PINNED);
+
+	return matched && pinned && cmeta_is_reference(pinned) ? strdup(pinned) : NULL;
 }
 
 static void say_settings_error(const struct cmeta_settings *settings)
@@ -257,6 +267,8 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 		refused = answer.reject;
 		if (!refused && !step)
 			apply(spank, &answer, wishes);
+		if (!refused && answer.pinned && cmeta_is_reference(image))
+			hand_to_node(spank, CMETA_HANDOVER_PINNED, answer.pinned);
 		cmeta_answer_free(&answer);
 	} else {
 		say_fault(spank, fault, step);
@@ -289,7 +301,8 @@ static const char *image_for_nodes(const char *image)
 /* The image that the nodes run the task in; NULL when that is none of our business. */
 static void tell_nodes(spank_t spank, const char *image)
 {
-	const char *told = image_for_nodes(image && !is_reference(image) ? image : NULL);
+	const char *told = image_for_nodes(
+		image && (!is_no_path(image) || cmeta_is_reference(image)) ? image : NULL);
 
 	if (!told)
 		return;
@@ -301,7 +314,7 @@ static void tell_nodes(spank_t spank, const char *image)
 void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode)
 {
 	bool usable = cmeta_client_usable(), step = is_step(), matched;
-	char *container = usable ? cmeta_client_get("container") : NULL, *image = NULL;
+	char *container = usable ? cmeta_client_get("container") : NULL, *image = NULL, *pinned;
 	struct cmeta_wishes wishes;
 
 	if (usable)
@@ -309,10 +322,13 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 	if (container && mode != CMETA_OFF)
 		image = make_absolute(container);
 	matched = is_matched_already(image);
+	pinned = pinned_already(matched);
 	forget_handover(spank);
 	if (!usable)
 		return;
 	tell_nodes(spank, image);
+	if (pinned)
+		hand_to_node(spank, CMETA_HANDOVER_PINNED, pinned);
 	if (mode != CMETA_OFF && !image && (container || !cmeta_client_is_complete())) {
 		say_fault(spank, "the path of the image cannot be told", step);
 	} else if (container && mode == CMETA_OFF) {
@@ -324,12 +340,14 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 		cmeta_wishes_read(&wishes, cmeta_client_get);
 		decide(spank, settings, mode, image, &wishes, false);
 		cmeta_wishes_free(&wishes);
-	} else if (image && (!matched || mode == CMETA_EXPLAIN) && !is_reference(image)) {
+	} else if (image && (!matched || mode == CMETA_EXPLAIN) &&
+		   (!is_no_path(image) || cmeta_is_reference(image))) {
 		read_step(&wishes);
 		if (wishes.nodelist)
 			decide(spank, settings, mode, image, &wishes, true);
 		cmeta_wishes_free(&wishes);
 	}
+	free(pinned);
 	free(image);
 	free(container);
 }

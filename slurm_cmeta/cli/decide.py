@@ -8,15 +8,24 @@ from __future__ import annotations
 import sys
 
 from slurm_cmeta import __version__
-from slurm_cmeta.errors import EXIT_IMAGE, EXIT_NO_NODE, EXIT_OK, CmetaError, UsageError
+from slurm_cmeta.errors import (
+    EXIT_IMAGE,
+    EXIT_NO_NODE,
+    EXIT_OK,
+    CmetaError,
+    ImageError,
+    UsageError,
+)
 from slurm_cmeta.text import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from slurm_cmeta.cluster import Cluster
     from slurm_cmeta.config import Config
     from slurm_cmeta.kept.sources import Sources
+    from slurm_cmeta.submission import ImageReport
 
 PROTOCOL = "1"
 
@@ -162,15 +171,18 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
     from slurm_cmeta.image.filetree import quick_budget
     from slurm_cmeta.lasting import lasting
     from slurm_cmeta.policy import REJECT
-    from slurm_cmeta.requirement import from_facts
     from slurm_cmeta.submission import read_image
     from slurm_cmeta.words import explain
 
     nodes = source.Pending(settings, options.get("slurm-conf"), _kept(options))
     try:
         partition = options.get("partition", "")
-        report = read_image(options["image"], settings, quick_budget(SECONDS), partition)
-        cluster = nodes.cluster(SECONDS)
+        if "://" in options["image"]:
+            cluster = nodes.cluster(SECONDS)
+            report = _read_reference(options, settings, cluster)
+        else:
+            report = read_image(options["image"], settings, quick_budget(SECONDS), partition)
+            cluster = nodes.cluster(SECONDS)
     finally:
         nodes.cancel()
     wishes = Wishes(
@@ -189,23 +201,24 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
     if not _is_here(options.get("clusters", ""), cluster.name):
         return _elsewhere(options["clusters"]), EXIT_OK, drawn_from
     own = cluster.partition_of(partition)
-    requirements = report.requirements
     if own != partition:
-        requirements = from_facts(report.facts, settings.strengths(own))
+        report = report.under(settings.strengths(own))
+    requirements, others = report.requirements, report.others
     policy, required = settings.policy(own), None
     if options.get("step") == "yes":
         from slurm_cmeta.step import decide_step
 
         place = (wishes.nodelist, wishes.exclude)
-        decision = decide_step(options["image"], requirements, cluster, *place, policy)
+        decision = decide_step(options["image"], requirements, cluster, *place, policy, others)
     else:
-        decision = decide(options["image"], requirements, cluster, wishes, policy)
-        required = lasting(requirements, decision, wishes, cluster.changeable, policy.names)
+        decision = decide(options["image"], requirements, cluster, wishes, policy, others)
+        asked = [r for one in (requirements, *others) for r in one]
+        required = lasting(asked, decision, wishes, cluster.changeable, policy.names)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
     if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]
-        messages += explain(requirements, decision)
+        messages += explain(requirements, decision, others)
     changes = {
         "constraint": decision.constraint,
         "prefer": decision.prefer,
@@ -213,9 +226,25 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         "memory": decision.memory,
         "gres": decision.gres,
         "required": required,
+        "image": report.pinned or None,
     }
     lines = _lines(decision.verdict, decision.action, changes, messages)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK, drawn_from
+
+
+def _read_reference(options: dict[str, str], settings: Config, cluster: Cluster) -> ImageReport:
+    from slurm_cmeta import nodefacts
+    from slurm_cmeta.pull.report import read_reference
+
+    partition = options.get("partition", "")
+    if not settings.registry_ask:
+        raise ImageError(f"{clean(options['image'])}: no registry is asked here (registry.ask)")
+    names = settings.policy(partition).names
+    known = [nodefacts.read(one.features, names).families for one in cluster.classes]
+    everywhere = frozenset() if cluster.unlisted_nodes else frozenset.union(frozenset(), *known)
+    families = everywhere if all(known) else frozenset()
+    kept = _kept(options)
+    return read_reference(options["image"], settings, SECONDS, partition, kept, families or None)
 
 
 def _is_here(clusters: str, name: str | None) -> bool:

@@ -14,7 +14,9 @@ from slurm_cmeta.decide import UNKNOWN, Wishes, decide
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
 from slurm_cmeta.match import never_compared
 from slurm_cmeta.policy import REJECT
+from slurm_cmeta.pull.report import read_reference
 from slurm_cmeta.record import TYPE_CHECKING
+from slurm_cmeta.registry.reference import is_reference
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
@@ -27,11 +29,15 @@ if TYPE_CHECKING:
 
 SCHEMA = "cmeta.match/1"
 
+SECONDS = 60.0
+"""How long a registry may take; who waits at a terminal can end it."""
+
 EXAMPLES = """\
 examples:
   cmeta match img.sif                       against the nodes in slurm.conf
   cmeta match img.sif -C 'zen3|zen4'        with a constraint of the job's own
   cmeta match img.sif --live --json         against the running cluster, for a program
+  cmeta match docker://quay.io/org/app:1.0  an image in a registry, with all its variants
 
 exit status: 0 a node fits, 1 none does, 2 usage, 3 image cannot be read,
 4 cluster or configuration cannot be read
@@ -48,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("image", metavar="IMAGE", help="the image file")
+    parser.add_argument("image", metavar="IMAGE", help="the image: a file, or a reference")
     options.add_job(parser, "constraint", "partition", "nodelist", "exclude")
     parser.add_argument("--prefer", default="", metavar="EXPR", help="the job's own --prefer")
     options.add_source(parser)
@@ -61,11 +67,15 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
     cluster = options.chosen_cluster(args, settings)
     partition = cluster.partition_of(args.partition)
-    report = read_image(args.image, settings, partition=partition)
+    if is_reference(args.image):
+        report = read_reference(args.image, settings, SECONDS, partition)
+    else:
+        report = read_image(args.image, settings, partition=partition)
     wishes = Wishes(
         args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, False, True
     )
-    decision = decide(args.image, report.requirements, cluster, wishes, settings.policy(partition))
+    policy = settings.policy(partition)
+    decision = decide(args.image, report.requirements, cluster, wishes, policy, report.others)
     for warning in [*report.warnings, *filter(None, [cluster.stale])]:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if args.json:

@@ -36,3 +36,5 @@ class Offer(NamedTuple):
     variants: tuple[Variant, ...]
     """In the order of the index."""
     warnings: tuple[str, ...] = ()
+    partial: bool = False
+    """Whether more would have been read with more time."""

@@ -348,11 +348,11 @@ def test_the_examples_of_verdicts_are_true() -> None:
 def test_the_hand_over_is_documented_and_the_same_on_both_sides() -> None:
     header = read("spank/handover.h")
     names = set(re.findall(r'^#define CMETA_HANDOVER_\w+ "(CMETA_\w+)"', header, re.MULTILINE))
-    assert len(names) == 10
+    assert len(names) == 11
     page, lua = read("docs/protocol.md"), read("lua/cmeta.lua")
     assert [name for name in names if f"`{name}`" not in page] == []
     used = {f"CMETA_{name}" for name in re.findall(r"decision\.([A-Z]+)", lua)}
-    assert used == names - {"CMETA_IMAGE", "CMETA_MULTI_PROG"}
+    assert used == names - {"CMETA_IMAGE", "CMETA_PINNED", "CMETA_MULTI_PROG"}
     assert "SLURM_SPANK_CMETA_IMAGE" in lua
 
 

@@ -225,6 +225,20 @@ def test_an_error_half_way_leaves_the_job_as_it_was(lua: str) -> None:
     assert "user" not in answer
 
 
+@pytest.mark.parametrize(
+    ("container", "image"),
+    [
+        ("docker://h.x/app:1", "docker://h.x/app:1"),
+        ("oras://h.x/app:1", "oras://h.x/app:1"),
+        ("shub://h.x/app", "nil"),
+        ("xdocker://h.x/app", "nil"),
+        ("relative.sif", "nil"),
+    ],
+)
+def test_the_node_is_told_of_what_it_can_run(lua: str, container: str, image: str) -> None:
+    assert ensure(lua, f"container={container}")["image"] == image
+
+
 # --- what the image demands, when the user changes the job later ---------------------------------
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DECLARATIONS = """
 struct cmeta_answer {
     char *verdict; bool reject; char *constraint; char *prefer; char *exclude;
-    char *memory; char *gres; char *required;
+    char *memory; char *gres; char *required; char *pinned;
     char **messages; size_t message_count;
 };
 bool cmeta_answer_parse(const char *text, size_t length, struct cmeta_answer *answer);
@@ -106,6 +106,7 @@ def parse(core: Any, answer: bytes) -> dict[str, Any] | None:
         "memory": text(parsed.memory),
         "gres": text(parsed.gres),
         "required": text(parsed.required),
+        "image": text(parsed.pinned),
         "messages": [text(parsed.messages[i]) for i in range(parsed.message_count)],
     }
     core.cmeta_answer_free(parsed)
@@ -114,7 +115,7 @@ def parse(core: Any, answer: bytes) -> dict[str, Any] | None:
 
 def test_a_whole_answer(core: Any) -> None:
     lines = "constraint a&b\nprefer a&b&c\nexclude n[1-2]\nmessage one\nmessage two, ü\n"
-    lines += "memory 4096\ngres gpu:1\nrequired b\nend\n"
+    lines += "memory 4096\ngres gpu:1\nrequired b\nimage docker://h.x/app@sha256:12\nend\n"
     assert parse(core, (GOOD + lines).encode()) == {
         "verdict": "match",
         "reject": False,
@@ -124,6 +125,7 @@ def test_a_whole_answer(core: Any) -> None:
         "memory": "4096",
         "gres": "gpu:1",
         "required": "b",
+        "image": "docker://h.x/app@sha256:12",
         "messages": ["one", "two, ü"],
     }
 
@@ -158,6 +160,9 @@ def test_keys_of_a_later_release_are_passed_over(core: Any) -> None:
         GOOD + "memory 1000000000\nend\n",
         GOOD + "memory 1\nmemory 2\nend\n",
         GOOD + "gres gpu:1,tape\nend\n",
+        GOOD + "image /etc/passwd\nend\n",
+        GOOD + "image docker://h.x/" + "a" * 4096 + "\nend\n",
+        GOOD + "image docker://h.x/a\x1b[2J\nend\n",
         GOOD + "gres help me\nend\n",
         GOOD + "gres gpu:" + "1" * 61 + "\nend\n",
         GOOD + "required " + "a" * 1025 + "\nend\n",
@@ -535,6 +540,20 @@ def test_the_environment_is_clean(
     kept = {"HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "SLURM_CONF", "PATH", "LANG", "LC_ALL"}
     assert names <= kept | {"PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PWD", "SHLVL", "_"}
     assert {"PATH", "PYTHONSAFEPATH"} <= names
+
+
+@pytest.mark.parametrize("image", ["docker://h.x/app", "oras://h.x/app", "/img.sif", "shub://h"])
+def test_only_who_asks_a_registry_has_what_it_takes(
+    core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str
+) -> None:
+    needed = {"REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "https_proxy", "SSL_CERT_FILE"}
+    for name in needed:
+        monkeypatch.setenv(name, "/a")
+    body = 'printf "cmeta 1\\nverdict match\\naction accept\\n"; '
+    body += "env | sed 's/^/message /'; echo end"
+    _, found, _, _ = run_matcher(core, script(tmp_path, body), image=image)
+    names = {m.partition("=")[0] for m in found["messages"]}
+    assert names & needed == (needed if image.endswith("/app") else set())
 
 
 @pytest.mark.parametrize(
