@@ -38,7 +38,7 @@ PROFILES = {
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check mandoc "
         "libsquashfs1 libsquashfs-dev liblzo2-2 python3-cffi-backend qemu-user-static "
-        "rpm umoci skopeo zstd libzstd1 "
+        "rpm umoci skopeo podman oras docker-registry zstd libzstd1 "
         "python3 python3-yaml python3-venv python3-dev libffi-dev git ca-certificates "
         "procps iproute2 mount tzdata"
     ),
@@ -50,7 +50,11 @@ PROFILES = {
         "python3 python3-yaml python3-venv ca-certificates procps mount tzdata"
     ),
 }
-MISSING = {"sid": frozenset({"lua5.2"}), "trixie": frozenset({"lua5.2"})}
+MISSING = {
+    "bookworm": frozenset({"oras"}),
+    "trixie": frozenset({"lua5.2"}),
+    "sid": frozenset({"lua5.2"}),
+}
 """Packages that a suite does not have."""
 
 UNREAD = ("doc", "man", "info", "locale", "lintian", "bug")
