@@ -3,18 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cache.h"
+#include "child.h"
 #include "clock.h"
 #include "text.h"
 
@@ -25,10 +22,6 @@ enum {
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
 	LOCK_FD = 3,                   /* in the matcher: held while the answer is looked for */
-	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel;
-	                                  one that answered keeps its answer meanwhile */
-	MAX_CLOSED = 1 << 20,          /* descriptors closed one by one where the kernel has no better way */
-	LONGEST_PAUSE_NS = 640000,
 	EXEC_FAILED = 127,
 };
 
@@ -142,21 +135,6 @@ static void limit(int resource, rlim_t most)
 	setrlimit(resource, &now);
 }
 
-/* close_range() came with Linux 5.9 and glibc 2.34; RHEL 8 has neither, and a container may forbid it. */
-static void close_above_stderr(void)
-{
-	struct rlimit most = {.rlim_cur = MAX_CLOSED};
-
-#ifdef SYS_close_range
-	if (!syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0))
-		return;
-#endif
-	if (getrlimit(RLIMIT_NOFILE, &most) || most.rlim_cur > MAX_CLOSED)
-		most.rlim_cur = MAX_CLOSED;
-	for (int fd = STDERR_FILENO + 1; fd < (int)most.rlim_cur; fd++)
-		close(fd);
-}
-
 /* All that the child needs, made before it is. */
 struct child {
 	pid_t parent;
@@ -171,22 +149,12 @@ struct child {
  * named, the cache's own among them, is looked at here, under the deadline, and never in sbatch. */
 static void become_matcher(const struct child *child)
 {
-	sigset_t none;
 	int lock = -1;
 
+	/* Out of the terminal's group: ^C ends sbatch alone, and the child with it. */
 	setpgid(0, 0);
-	/* Out of the terminal's group, so ^C ends sbatch alone: nobody would be left to end us. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != child->parent)
+	if (!cmeta_child_begin(child->parent, child->null_fd, child->answer_fd))
 		_exit(EXEC_FAILED);
-	for (int signal_number = 1; signal_number < NSIG; signal_number++)
-		signal(signal_number, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* Both descriptors are above 2, see cmeta_matcher_run(). */
-	if (dup2(child->null_fd, STDIN_FILENO) < 0 || dup2(child->answer_fd, STDOUT_FILENO) < 0 ||
-	    dup2(child->null_fd, STDERR_FILENO) < 0)
-		_exit(EXEC_FAILED);
-	close_above_stderr();
 	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO, &lock))
 		_exit(0);
 	if (lock == LOCK_FD) {
@@ -228,41 +196,6 @@ static bool read_answer(int fd, long until, char *buffer, size_t *length, const 
 	}
 }
 
-/* End the matcher's whole group, and collect the matcher; it is let finish by itself when leave is
- * true. Returns its wait status, or -1 when it did not end by itself: a process that waits for a dead
- * file system cannot even be killed, only left behind. */
-static int end_group(pid_t pid, bool leave)
-{
-	long until = cmeta_now_ms() + REAP_MS;
-	/* What answered from the cache is gone at once, and sbatch itself takes some 3 ms. */
-	struct timespec pause = {.tv_nsec = 10000};
-	siginfo_t ended = {0};
-	int status = -1;
-
-	if (!leave)
-		kill(-pid, SIGKILL);
-	while (!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) && !ended.si_pid &&
-	       cmeta_now_ms() < until) {
-		nanosleep(&pause, NULL);
-		if (pause.tv_nsec < LONGEST_PAUSE_NS)
-			pause.tv_nsec *= 2;
-	}
-	/* What the matcher may have left behind. As long as it is not collected, the number is its own. */
-	kill(-pid, SIGKILL);
-	return waitpid(pid, &status, WNOHANG) == pid && ended.si_pid ? status : -1;
-}
-
-static int open_above_stderr(int fd)
-{
-	int above;
-
-	if (fd < 0 || fd > STDERR_FILENO)
-		return fd;
-	above = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	close(fd);
-	return above;
-}
-
 bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer *answer,
 		       char **fault)
 {
@@ -291,9 +224,9 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 		*fault = cmeta_format("cannot prepare %s: %s", request->matcher, strerror(errno));
 		goto done;
 	}
-	pipe_fd[0] = open_above_stderr(pipe_fd[0]);
-	pipe_fd[1] = open_above_stderr(pipe_fd[1]);
-	null_fd = open_above_stderr(open("/dev/null", O_RDWR | O_CLOEXEC));
+	pipe_fd[0] = cmeta_child_fd(pipe_fd[0]);
+	pipe_fd[1] = cmeta_child_fd(pipe_fd[1]);
+	null_fd = cmeta_child_fd(open("/dev/null", O_RDWR | O_CLOEXEC));
 	if (pipe_fd[0] < 0 || pipe_fd[1] < 0 || null_fd < 0 || (pid = fork()) < 0) {
 		*fault = cmeta_format("cannot start %s: %s", request->matcher, strerror(errno));
 		goto done;
@@ -305,7 +238,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	close(pipe_fd[1]);
 	pipe_fd[1] = -1;
 	closed = read_answer(pipe_fd[0], until, buffer, &length, &trouble);
-	status = end_group(pid, closed);
+	status = cmeta_child_end(pid, closed, true);
 	good = closed && cmeta_answer_parse(buffer, length, answer);
 	if (good)
 		goto done;

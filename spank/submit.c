@@ -127,16 +127,16 @@ static char *allocation_nodes(void)
 	return found;
 }
 
-/* True when the job was matched with this image when it was submitted: a step in it has the same. To
- * be asked before forget_handover(). */
-static bool is_matched_already(const char *image)
+/* True when the job was matched with this image when it was submitted, or could not be for a fault that
+ * was told then: a step in it has the same. To be asked before forget_handover(). */
+static bool is_done_already(const char *image)
 {
 	const char *outer = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_IMAGE);
 	const char *verdict = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_VERDICT);
 
 	/* The components of a heterogeneous job share an environment, and have different nodes. */
 	return image && outer && verdict && !getenv("SLURM_HET_SIZE") &&
-	       !strcmp(verdict, "match") && !strcmp(outer, image);
+	       (!strcmp(verdict, "match") || !strcmp(verdict, "fault")) && !strcmp(outer, image);
 }
 
 /* What a tag means may change while a job waits: its nodes take what was looked at when it was
@@ -238,7 +238,7 @@ static void say_fault(spank_t spank, const char *fault, bool step)
 	cmeta_say("warning: %s; the %s", fault ? fault : "out of memory",
 		  step ? "step is started all the same" : "job is submitted as it is");
 	if (!step)
-		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
+		hand_to_node(spank, CMETA_HANDOVER_VERDICT, "fault"); /* for salloc's steps, too */
 }
 
 static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
@@ -321,7 +321,7 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 		cmeta_changes_forget();
 	if (container && mode != CMETA_OFF)
 		image = make_absolute(container);
-	matched = is_matched_already(image);
+	matched = is_done_already(image);
 	pinned = pinned_already(matched);
 	forget_handover(spank);
 	if (!usable)

@@ -167,7 +167,14 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 			  "start one srun for each", node);
 		end_task(127);
 	}
-	switch (cmeta_image_look(image, code)) {
+	/* A task is named slurmstepd until its exec, and Slurm sends no signal to what is named so: while
+	 * it waited for a dead file system, nobody could end the job. */
+	switch (cmeta_image_look_within(image, code, settings->deadline_ms)) {
+	case CMETA_IMAGE_SILENT:
+		cmeta_say("error: node %s got no answer in %g s when it looked at the image %s: its file "
+			  "system does not answer; tell the administrator",
+			  node, settings->deadline_ms / 1000.0, image);
+		end_task(127);
 	case CMETA_IMAGE_UNREADABLE:
 		cmeta_say("error: node %s cannot read the image %s: %s", node, image, strerror(errno));
 		end_task(127);

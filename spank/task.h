@@ -8,7 +8,7 @@
 
 /* Called in the task's own process, as the user, before exec. Does nothing for a task without an
  * image of ours. Where the image cannot run on this machine, says why and ends the task with status
- * 126; where it cannot be read, 127. Where Slurm has no oci.conf, arranges that the task is started by
+ * 126; where it cannot be read, or not in time, 127. Where Slurm has no oci.conf, arranges that the task is started by
  * cmeta-run inside the image. */
 void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings);
 

@@ -109,6 +109,18 @@ def cluster(shared_cluster: Cluster, product: Product) -> Iterator[Cluster]:
     assert bad == {}, "slurm-cmeta never drains a node"
 
 
+def never_drained(cluster: Cluster) -> None:
+    """Assert that no node is drained, or going to be."""
+    assert "drain" not in cluster.run(["sinfo", "-h", "-N", "-o", "%N %T %E"]).stdout
+
+
+@pytest.fixture
+def no_node_is_drained(cluster: Cluster) -> Iterator[None]:
+    """Assert it of the test module's own cluster after each test."""
+    yield
+    never_drained(cluster)
+
+
 @pytest.fixture(scope="session")
 def _runtime() -> None:
     if not image_tools.have_apptainer():
