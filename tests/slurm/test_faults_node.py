@@ -82,7 +82,7 @@ def test_a_job_that_waits_for_a_silent_file_system_can_be_cancelled(
     while f"{job}.0" not in cluster.run(["squeue", "-h", "-s", "-o", "%i"]).stdout:
         assert time.monotonic() < until, (cluster.job(job), cluster.output(job))
         time.sleep(0.1)
-    with soon(4):
+    with soon(2 * 4):  # Slurm itself tries signals for some seconds
         cluster.run(["scancel", str(job)])
         assert cluster.wait(job)["JobState"] == "CANCELLED"
     healthy(cluster)
