@@ -64,10 +64,10 @@ def load(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_JSON:
         raise DocumentError(f"has {len(data)} bytes, more than {MAX_JSON}")
     try:
-        # No label is a number; leaving numbers unconverted keeps a megabyte of digits harmless.
+        # No label is a number, and a megabyte of digits is none that anybody needs.
         document = json.loads(
             data.decode("utf-8", "replace"),
-            parse_int=_not_text,
+            parse_int=_small,
             parse_float=_not_text,
             parse_constant=_not_text,
         )
@@ -222,6 +222,10 @@ def entry_point(document: Any) -> tuple[str, ...]:
         if isinstance(found, list):
             words += [encodable(word) for word in found[:MAX_WORDS] if isinstance(word, str)]
     return tuple(words[:MAX_WORDS])
+
+
+def _small(digits: str) -> int:
+    return int(digits) if len(digits) < 19 else 0
 
 
 def _not_text(_: str) -> int:

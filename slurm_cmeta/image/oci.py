@@ -23,6 +23,7 @@ from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from slurm_cmeta.image.content import Warnings
@@ -55,9 +56,11 @@ _CONFIGS = (
     "application/vnd.docker.container.image.v1+json",
     "",
 )
+SIF_CONFIG = "application/vnd.sylabs.sif.config.v1+json"
+"""Of a SIF that `apptainer push` made an artifact (apptainer internal/pkg/client/oras)."""
 _HEX = frozenset("0123456789abcdef")
 _DIGITS = {"sha256": 64, "sha512": 128}
-_REFERENCE = "org.opencontainers.image.ref.name"
+REFERENCE = "org.opencontainers.image.ref.name"
 
 
 class Slice(NamedTuple):
@@ -86,6 +89,8 @@ class Descriptor(NamedTuple):
     annotations: dict[str, str] = {}  # noqa: RUF012 - never changed
     attached: bool = False
     """It is about an image (a signature, an attestation), and is none."""
+    size: int = 0
+    """Bytes, as stated; 0 where nothing sensible is."""
 
 
 class Manifest(NamedTuple):
@@ -101,7 +106,7 @@ class Manifest(NamedTuple):
     @property
     def name(self) -> str:
         """How a person tells it from others: its tag, or the beginning of its digest."""
-        tag = self.descriptor.annotations.get(_REFERENCE, "")
+        tag = self.descriptor.annotations.get(REFERENCE, "")
         return clean(tag, 60) if tag else self.digest[:19]
 
 
@@ -188,13 +193,21 @@ def _descriptor(item: dict[str, Any]) -> Descriptor:
         bool(text(item, "artifactType"))
         or "vnd.docker.reference.type" in annotations
         or (architecture == system == "unknown"),
+        _size(item.get("size")),
     )
+
+
+def _size(found: Any) -> int:
+    return found if isinstance(found, int) and found > 0 else 0
 
 
 class Found:
     """The images that an index names, directly or through other indexes."""
 
-    def __init__(self, blobs: Blobs, warnings: Warnings, allowance: Allowance) -> None:
+    def __init__(
+        self, blobs: Blobs, warnings: Warnings, allowance: Allowance, *, sif: bool = False
+    ) -> None:
+        """`sif`: whether a SIF that was pushed as an artifact is an image, too."""
         self.manifests: list[Manifest] = []
         self.problems: list[str] = []
         """Why others are not among them."""
@@ -202,6 +215,7 @@ class Found:
         self._warnings = warnings
         self._seen: set[str] = set()
         self._allowance = allowance
+        self._configs = (*_CONFIGS, SIF_CONFIG) if sif else _CONFIGS
 
     def follow(self, index: dict[str, Any], depth: int = 0) -> None:
         """Add what `index` names."""
@@ -249,7 +263,7 @@ class Found:
             found["annotations"] = {**inherited, **table(found, "annotations")}
             self.follow(found, depth + 1)
             return
-        problem_text = _not_an_image(found)
+        problem_text = _not_an_image(found, self._configs)
         if problem_text:
             self._skip(f"{what} {problem_text}")
             return
@@ -279,13 +293,13 @@ class Found:
         )
 
 
-def _not_an_image(found: dict[str, Any]) -> str:
+def _not_an_image(found: dict[str, Any], configs: Sequence[str]) -> str:
     if not isinstance(found.get("config"), dict) or not isinstance(found.get("layers"), list):
         if "fsLayers" in found:
             return "has Docker's first schema, which is not read"
         return "is neither an index nor the manifest of an image"
     media_type = text(found, "config", "mediaType")
-    if text(found, "artifactType") or media_type not in _CONFIGS:
+    if text(found, "artifactType") or media_type not in configs:
         return f"is of something else than an image ({clean(media_type, 80)})"
     if member(found, "subject", "digest") is not None:
         return "is about another image"

@@ -70,11 +70,14 @@ class OciImage(Content):
             more = f": {found.problems[0]}" if found.problems else " in its index"
             raise error(path, f"is {_article(self.title)} without an image{more}")
         manifests = found.manifests
-        configs = _Configs(self._blobs, self._warnings, allowance)
+        configs = Configs(self._blobs, self._warnings, allowance)
         platforms = [_platform(manifest, configs) for manifest in manifests[1:] and manifests]
         manifest = manifests[self.prefer(platforms, [manifest.name for manifest in manifests])]
+        self.be(manifest, configs.of(manifest))
+
+    def be(self, manifest: oci.Manifest, config: Config) -> None:
+        """Be that image, which has this configuration."""
         self.digest = manifest.digest
-        config = configs.of(manifest)
         self.take(config, manifest.layers, _listed(manifest.descriptor))
         self._labels = {**manifest.annotations, **config.labels}
 
@@ -145,7 +148,7 @@ class OciImage(Content):
         return chosen
 
 
-class _Configs:
+class Configs:
     """The configurations of several images, each read once, however many name it."""
 
     def __init__(self, blobs: oci.Blobs, warnings: Warnings, allowance: oci.Allowance) -> None:
@@ -167,7 +170,7 @@ class _Configs:
         return self._known[digest]
 
 
-def _platform(manifest: oci.Manifest, configs: _Configs) -> Stated:
+def _platform(manifest: oci.Manifest, configs: Configs) -> Stated:
     """Return the platform of one of several images."""
     stated = _listed(manifest.descriptor)
     if stated is None:

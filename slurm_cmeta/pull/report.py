@@ -76,11 +76,11 @@ def _ask(
     strengths: Mapping[str, str],
     families: frozenset[str] | None,
 ) -> Offer:
-    from slurm_cmeta.pull import offer
+    from slurm_cmeta.pull.offer import read
     from slurm_cmeta.registry.access import Access
 
     access = Access.within(seconds, plain_http=config.registry_plain_http)
-    return offer.read(reference, access, strengths, families)
+    return read(reference, access, strengths, families)
 
 
 def _report(

@@ -1,0 +1,80 @@
+"""How registries may be reached: until when, and by which protocol."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
+
+_LOOPBACK = ("localhost", "[::1]")
+
+CERTIFICATES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
+"""Where a site keeps the certificates of its own registries, a directory for each host
+(containers-certs.d(5))."""
+
+
+class Access(NamedTuple):
+    """What all requests of one command share."""
+
+    until: float
+    """time.monotonic() at which all of it ends."""
+    plain_http: frozenset[str] = frozenset()
+    """Hosts, or hosts with ports, that are spoken to without TLS."""
+
+    @classmethod
+    def within(cls, seconds: float, plain_http: Iterable[str] = ()) -> Access:
+        """Return the access for requests that together may take `seconds`."""
+        return cls(time.monotonic() + seconds, frozenset(plain_http))
+
+    @property
+    def left(self) -> float:
+        """Return the seconds that are left, negative when the time is out."""
+        return self.until - time.monotonic()
+
+    def is_plain(self, server: str) -> bool:
+        """Tell whether `server` is to be spoken to without TLS: it was listed."""
+        return server in self.plain_http or host_of(server) in self.plain_http
+
+
+def host_of(server: str) -> str:
+    """Return the host of `host:port`, an IPv6 address in its brackets."""
+    host, colon, port = server.rpartition(":")
+    return host if colon and port.isdecimal() else server
+
+
+def is_loopback(server: str) -> bool:
+    """Tell whether a server is this machine, by its name alone."""
+    host = host_of(server)
+    parts = host.split(".")
+    numeric = len(parts) == 4 and all(part.isdecimal() for part in parts)
+    return host in _LOOPBACK or (numeric and parts[0] == "127")
+
+
+def trust(server: str) -> ssl.SSLContext:
+    """Return what TLS trusts: the system's store and $SSL_CERT_FILE, and the site's certificates
+    for that server. Client certificates are taken from there, too (NAME.cert with NAME.key).
+    """
+    import ssl
+
+    context = ssl.create_default_context()
+    for directory in CERTIFICATES:
+        place = f"{directory}/{server}"
+        try:
+            names = sorted(os.listdir(place))
+        except OSError:
+            continue
+        for name in names:
+            path = f"{place}/{name}"
+            try:
+                if name.endswith(".crt"):
+                    context.load_verify_locations(path)
+                elif name.endswith(".cert") and f"{name[:-4]}key" in names:
+                    context.load_cert_chain(path, f"{path[:-4]}key")
+            except (OSError, ssl.SSLError):
+                continue  # one that cannot be read does not help, and spoils nothing
+    return context
