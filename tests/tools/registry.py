@@ -65,7 +65,7 @@ def free_port() -> int:
 
 
 def bcrypt(password: str) -> str:
-    """Return the bcrypt hash of a password, by the system's crypt(3): the registry takes no other."""
+    """Return the bcrypt hash of a password, by crypt(3): the registry takes no other."""
     library = ctypes.CDLL(ctypes.util.find_library("crypt") or "libcrypt.so.1")
     library.crypt.restype = ctypes.c_char_p
     salt = b"$2b$05$" + b"abcdefghijklmnopqrstuu"
@@ -74,27 +74,22 @@ def bcrypt(password: str) -> str:
 
 def certificate(place: Path) -> tuple[Path, Path, Path]:
     """Make an authority, and a certificate of it for 127.0.0.1; return CA, certificate and key."""
-    place.mkdir(parents=True)
-    ca, key, signed = place / "ca.crt", place / "server.key", place / "server.pem"
+    (place / "trusted").mkdir(parents=True)
+    ca, key, signed = place / "trusted/ca.crt", place / "server.key", place / "server.pem"
     openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    run([*openssl, "-keyout", f"{place}/ca.pem", "-out", str(ca), "-subj", "/CN=cmeta-test"])
+    run([*openssl, "-keyout", f"{place}/authority.key", "-out", str(ca), "-subj", "/CN=cmeta-test"])
     request = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
     run([*request, "-keyout", str(key), "-out", f"{place}/server.req"])
     (place / "san").write_text("subjectAltName=IP:127.0.0.1\n")
     sign = ["openssl", "x509", "-req", "-in", f"{place}/server.req", "-CA", str(ca), "-days", "2"]
-    sign += ["-CAkey", f"{place}/ca.pem", "-CAcreateserial", "-extfile", f"{place}/san"]
+    sign += ["-CAkey", f"{place}/authority.key", "-CAcreateserial", "-extfile", f"{place}/san"]
     run([*sign, "-out", str(signed)])
-    (place / "ca.pem").rename(place / "authority-key")
     return ca, signed, key
 
 
 @contextmanager
-def registry(
-    place: Path, *, tls: bool = False, accounts: bool = False, token_realm: str = ""
-) -> Iterator[Running]:
-    """Run one until the context is left. `accounts`: USER with PASSWORD by Basic; `token_realm`: the
-    token server that it sends clients to (its certificate has to lie in `place`).
-    """
+def registry(place: Path, *, tls: bool = False, accounts: bool = False) -> Iterator[Running]:
+    """Run one until the context is left. `accounts`: it wants USER with PASSWORD."""
     program = shutil.which("docker-registry")
     if program is None:
         raise ToolError("docker-registry is not installed (Debian: docker-registry)")
@@ -113,15 +108,6 @@ def registry(
     if accounts:
         (place / "htpasswd").write_text(f"{USER}:{bcrypt(PASSWORD)}\n")
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(place / "htpasswd")}}
-    if token_realm:
-        config["auth"] = {
-            "token": {
-                "realm": token_realm,
-                "service": "test",
-                "issuer": "test",
-                "rootcertbundle": str(place / "tokens.crt"),
-            }
-        }
     (place / "config.yml").write_text(json.dumps(config))
     log = place / "log"
     with log.open("w") as output:
@@ -158,7 +144,7 @@ class Gate:
     docker-registry checks tokens by certificates; this one passes on what has the right one.
     """
 
-    TOKEN = "the-right-token"
+    TOKEN = "the-right-token"  # noqa: S105
 
     def __init__(self, behind: str) -> None:
         gate = self
