@@ -8,6 +8,7 @@
 #   make install   install it here (PREFIX=/usr/local PLUGINDIR=... DESTDIR=...)
 #   make deb       Debian packages for the Slurm found, in dist/
 #   make rpm       RPM packages for the Slurm found, in dist/
+#   make man       renew the options and keys in the man pages
 #   make clean     remove what demo, test and packaging have made
 #
 # demo and test need root, git, make and python3, and Debian 12 or 13. Everything else lies in a
@@ -42,7 +43,8 @@ SOURCES = Makefile MANIFEST.in pyproject.toml README.md CHANGELOG.md CONTRIBUTIN
 WORK = .build/packages
 DIST = dist
 
-.PHONY: all demo test matrix bench fuzz lint check install install-plugin install-common sources deb rpm clean
+.PHONY: all demo test matrix bench fuzz lint check install install-plugin install-common sources \
+        deb rpm man clean
 all:
 	@sed -n 's/^#   //p' Makefile
 
@@ -145,6 +147,10 @@ rpm: sources
 	rpmbuild -bb --define '_topdir $(abspath $(WORK))' --define '_sourcedir $(abspath $(WORK))' \
 	  --define "slurm_release $$release" $(RPMFLAGS) packaging/slurm-cmeta.spec
 	mv $(WORK)/RPMS/*/*.rpm $(DIST)/
+
+# An option or key that is new, or has another --help, gets into docs/man by this; a test asks for it.
+man:
+	@python3 tests/tools/manpages.py
 
 clean:
 	rm -rf .build .demo dist spank/build

@@ -460,7 +460,7 @@ def test_every_directory_is_in_the_contributing_guide() -> None:
 
 
 def test_every_make_target_in_the_documents_exists() -> None:
-    declared = re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    declared = re.search(r"^\.PHONY: (.*)$", read("Makefile").replace("\\\n", ""), re.MULTILINE)
     assert declared
     for page in PAGES:
         if page.name != "CHANGELOG.md":
@@ -468,10 +468,14 @@ def test_every_make_target_in_the_documents_exists() -> None:
             assert named <= set(declared[1].split()), page.name
 
 
-def test_man_pages_have_the_version_and_the_changelog_too() -> None:
+def test_man_pages_packages_and_the_changelog_have_the_version() -> None:
     assert len(MAN) == 5
     for page in MAN:
         assert f'"slurm-cmeta {__version__}"' in page.read_text().splitlines()[0]
+    assert read("debian/changelog").startswith(f"slurm-cmeta ({__version__}) ")
+    assert re.search(
+        rf"^Version: +{__version__}$", read("packaging/slurm-cmeta.spec"), re.MULTILINE
+    )
     assert re.search(rf"^## \[{re.escape(__version__)}\]", read("CHANGELOG.md"), re.MULTILINE)
 
 
