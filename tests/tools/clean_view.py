@@ -6,19 +6,16 @@ there. What is changed in it lies in memory, and is gone with it. Needs root.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import namespaces
 from trouble import ToolError
 
 BROUGHT = Path("/mnt")
 """Where what is brought lies in the view."""
-
-ENTER = 'cd "$1" && shift && pivot_root . . && umount -l . && cd / && exec "$@"'
-"""Run by a shell with mounts of its own. Not chroot: Apptainer does not run in one."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -29,27 +26,26 @@ class CleanView:
     def __init__(self, place: Path, bring: Mapping[str, Path]) -> None:
         """`bring`: directories that can be read in the view, by their names below BROUGHT."""
         self._place, self._bring = place, dict(bring)
-        self._mounted: list[Path] = []
 
     def __enter__(self) -> CleanView:
-        root = self.root
+        root, work = self.root, self._place
         try:
-            self._mount("tmpfs", "tmpfs", self._place)
+            self._mount("tmpfs", work)
             for name in ("upper", "work", "root"):
-                (self._place / name).mkdir(mode=0o755)
-            layers = f"lowerdir=/,upperdir={self._place}/upper,workdir={self._place}/work"
-            self._mount("overlay", "overlay", root, layers)
-            self._mount("proc", "proc", root / "proc")
+                (work / name).mkdir(mode=0o755)
+            self._mount("overlay", root, f"lowerdir=/,upperdir={work}/upper,workdir={work}/work")
+            self._mount("proc", root / "proc")
             for name in ("dev", "sys"):
-                self._mount("--rbind", f"/{name}", root / name)
-            for name in ("run", "tmp"):
-                self._mount("tmpfs", "tmpfs", root / name, "mode=1777")
-            self._mount("tmpfs", "tmpfs", root / BROUGHT.relative_to("/"))
+                namespaces.bind(Path("/", name), root / name)
+                # Else what is unmounted here in the end would be unmounted there, too.
+                flags = namespaces.MS_REC | namespaces.MS_PRIVATE
+                namespaces.mount("none", root / name, flags=flags)
+            for name in ("run", "tmp", BROUGHT.name):
+                self._mount("tmpfs", root / name, "mode=1777")
             for name, source in self._bring.items():
                 target = root / BROUGHT.relative_to("/") / name
                 target.mkdir()
-                self._mount("--bind", str(source), target)
-                self._mount("--bind", str(source), target, "remount,ro")
+                namespaces.bind(source, target, read_only=True, recursive=False)
         except BaseException:
             self._unmount()
             raise
@@ -74,7 +70,8 @@ class CleanView:
         """Run a command in the view, as root, with a small environment; return how it ended."""
         environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root"}
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", ENTER, "sh", str(self.root), *argv],
+            list(argv),
+            preexec_fn=self._enter,
             env={**environment, "DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -88,16 +85,15 @@ class CleanView:
             raise ToolError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
-    def _mount(self, kind: str, source: str, target: Path, options: str = "") -> None:
-        how = [kind] if kind.startswith("--") else ["-t", kind]
-        argv = ["mount", *how, *(["-o", options] if options else []), source, str(target)]
-        done = subprocess.run(argv, capture_output=True, text=True, env=os.environ)
-        if done.returncode:
-            raise ToolError(f"no clean view: {done.stderr.strip()}")
-        if target not in self._mounted:
-            self._mounted.append(target)
+    def _enter(self) -> None:
+        # Not chroot: Apptainer does not run in one.
+        namespaces.own_mounts()
+        namespaces.pivot(self.root)
+
+    def _mount(self, kind: str, target: Path, options: str = "") -> None:
+        namespaces.mount(kind, target, kind, data=options)
 
     def _unmount(self) -> None:
-        while self._mounted:
-            argv = ["umount", "--recursive", "--lazy", str(self._mounted.pop())]
+        for place in (self.root, self._place):
+            argv = ["umount", "--recursive", "--lazy", str(place)]
             subprocess.run(argv, check=False, capture_output=True)
