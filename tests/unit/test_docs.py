@@ -468,6 +468,17 @@ def test_every_make_target_in_the_documents_exists() -> None:
             assert named <= set(declared[1].split()), page.name
 
 
+def test_every_variable_of_make_install_is_documented() -> None:
+    page, text = read("docs/install.md"), read("Makefile") + read("spank/Makefile")
+    known = dict(re.findall(r"^([A-Z_]+) +\??= *(.*)$", text, re.MULTILINE))
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE)
+    places = {name for name in known if name.endswith("DIR")} | {"PREFIX", "DESTDIR", "PYTHON"}
+    assert {name for name, _ in rows} == places | {"SLURM_INCLUDE"}
+    for name, default in rows:
+        if default.startswith("`PREFIX/"):
+            assert known[name] == default.strip("`").replace("PREFIX", "$(PREFIX)"), name
+
+
 def test_man_pages_packages_and_the_changelog_have_the_version() -> None:
     assert len(MAN) == 5
     for page in MAN:
