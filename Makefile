@@ -135,7 +135,7 @@ sources:
 	find $(WORK) -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf $(COPY)/spank/build
 
-# Needs dpkg-dev, debhelper, dh-python and libslurm-dev: `apt-get build-dep .` installs them.
+# Needs dpkg-dev, debhelper, dh-python and libslurm-dev: `apt-get build-dep ./` installs them.
 deb: sources
 	cd $(COPY) && dpkg-buildpackage --build=binary --no-sign $(DEBFLAGS)
 	mv $(WORK)/*.deb $(DIST)/

@@ -7,8 +7,9 @@ what the commands take.
 from __future__ import annotations
 
 import argparse
+import re
 
-from slurm_cmeta.cli import features, main
+from slurm_cmeta.cli import decide, features, main
 from slurm_cmeta.record import NamedTuple
 
 FILES = frozenset({"FILE", "DIR", "PATH", "IMAGE"})
@@ -69,6 +70,12 @@ def read(name: str, parser: argparse.ArgumentParser, summary: str = "") -> Comma
         else:
             operands.append(Operand(_value(action), _choices(action), _help(action)))
     return Command(name, summary, tuple(options), tuple(operands), tuple(commands))
+
+
+def matcher_options() -> tuple[Option, ...]:
+    """Return the options of cmeta-decide, of its usage: it has no argparse, which takes time."""
+    found = re.findall(r"^  (--[a-z-]+) ?(\S*)  +(.*)$", decide.USAGE, re.MULTILINE)
+    return tuple(Option((name,), value, (), text) for name, value, text in found)
 
 
 def is_file(placeholder: str) -> bool:

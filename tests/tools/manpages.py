@@ -60,11 +60,12 @@ def sentence(text: str) -> str:
 def of_option(option: surface.Option) -> Entry:
     """Return the entry of an option."""
     names = [name.replace("-", "\\-") for name in option.names]
+    value = option.value.replace("-", "\\-")
     if len(names) == 1:
-        head = f'.BI {names[0]} " {option.value}"' if option.value else f".B {names[0]}"
+        head = f'.BI {names[0]} " {value}"' if value else f".B {names[0]}"
     else:
         head = ".BR " + ' ", " '.join(names)
-        head += f' " " \\fI{option.value}\\fR' if option.value else ""
+        head += f' " " \\fI{value}\\fR' if value else ""
     return Entry(option.names[0], head, (sentence(option.help),))
 
 
@@ -127,9 +128,11 @@ def pages() -> dict[Path, str]:
     for command in cmeta.commands:
         options = [of_option(o) for o in command.options if "--help" not in o.names]
         sections["Of " + command.name.replace("-", "\\-")] = options
+    decide = [of_option(o) for o in surface.matcher_options()]
     features = [of_option(o) for o in programs["cmeta-features"].options]
     wanted: dict[str, tuple[str, dict[str, Sequence[Entry]]]] = {
         "cmeta.1": ("OPTIONS", dict(sections)),
+        "cmeta-decide.1": ("OPTIONS", {"": decide}),
         "cmeta-features.1": ("OPTIONS", {"": features}),
         "cmeta.yaml.5": ("KEYS", {"": [of_setting(s) for s in settings.SETTINGS]}),
     }
