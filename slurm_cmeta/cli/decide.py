@@ -44,15 +44,18 @@ submission. It is run by the SPANK plugin; `cmeta match` is for people.
   --clusters NAMES     the job's own --clusters
   --memory yes         the job asks for memory by itself
   --gpus yes           the job asks for GPUs by itself
-  --nodes N[-M], --ntasks N, --cpus N, --mem SIZE
-                       the job's own --nodes, --ntasks, --cpus-per-task and --mem
+  --nodes N[-M]        the job's own --nodes
+  --ntasks N           the job's own --ntasks
+  --cpus N             the job's own --cpus-per-task
+  --mem SIZE           the job's own --mem
   --odd yes            the job has other options that say what nodes it can have
   --step yes           a step of an allocation that has the nodes of --nodelist
   --slurm-conf FILE    where the node classes are read
   --config FILE        cmeta.yaml (default: beside slurm.conf)
   --explain yes        print every requirement and every node class
   --cache FILE         keep the answer there, for the plugin
-  --version, --help
+  --version            print the version, and exit
+  --help               print this, and exit
 
 example:
   cmeta-decide --image img.sif --slurm-conf /etc/slurm/slurm.conf

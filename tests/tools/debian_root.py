@@ -38,6 +38,7 @@ PROFILES = {
         "gcc libc6-dev make pkg-config binutils patchelf squashfs-tools siftool uidmap "
         "lua5.1 lua5.2 lua5.3 lua5.4 lua-check mandoc "
         "libsquashfs1 libsquashfs-dev liblzo2-2 python3-cffi-backend qemu-user-static "
+        "debhelper dh-python zsh fish "
         "rpm umoci skopeo podman oras docker-registry zstd libzstd1 "
         "python3 python3-yaml python3-venv python3-dev libffi-dev git ca-certificates "
         "procps iproute2 mount tzdata"

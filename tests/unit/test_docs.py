@@ -12,7 +12,7 @@ import pytest
 import sif_files
 
 from slurm_cmeta import __version__, config, errors, requirement, vocabulary
-from slurm_cmeta.cli import decide
+from slurm_cmeta.cli import decide, surface
 from slurm_cmeta.cli import features as features_command
 from slurm_cmeta.cli.main import parser
 from slurm_cmeta.cluster import snapshot
@@ -184,13 +184,13 @@ def test_every_option_of_cmeta_is_in_its_man_page() -> None:
 def heads(section: str) -> set[str]:
     """Return the options that the entries of a section describe."""
     first = re.findall(r"^\.TP\n\.\w+ (.*)$", section, re.MULTILINE)
-    return {option for line in first for option in re.findall(r"--?[a-zA-Z][a-z-]*", line)}
+    return {option for line in first for option in re.findall(r"(?<!\[)--?[a-zA-Z][a-z-]*", line)}
 
 
 def test_every_option_of_cmeta_decide_is_in_its_man_page() -> None:
     page = man("cmeta-decide.1")
-    listed = re.findall(r"^  (--.*?)(?:   |$)", decide.USAGE, re.MULTILINE)
-    usage = {option for line in listed for option in re.findall(r"--[a-z-]+", line)}
+    usage = {name for option in surface.matcher_options() for name in option.names}
+    assert usage == set(re.findall(r"^  (--[a-z-]+)", decide.USAGE, re.MULTILINE))
     assert usage == {f"--{name}" for name in decide._OPTIONS} | {"--version", "--help"}
     assert heads(page[page.index(".SH OPTIONS\n") :]) == usage
 
@@ -460,7 +460,7 @@ def test_every_directory_is_in_the_contributing_guide() -> None:
 
 
 def test_every_make_target_in_the_documents_exists() -> None:
-    declared = re.search(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    declared = re.search(r"^\.PHONY: (.*)$", read("Makefile").replace("\\\n", ""), re.MULTILINE)
     assert declared
     for page in PAGES:
         if page.name != "CHANGELOG.md":
@@ -468,10 +468,25 @@ def test_every_make_target_in_the_documents_exists() -> None:
             assert named <= set(declared[1].split()), page.name
 
 
-def test_man_pages_have_the_version_and_the_changelog_too() -> None:
+def test_every_variable_of_make_install_is_documented() -> None:
+    page, text = read("docs/install.md"), read("Makefile") + read("spank/Makefile")
+    known = dict(re.findall(r"^([A-Z_]+) +\??= *(.*)$", text, re.MULTILINE))
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", page, re.MULTILINE)
+    places = {name for name in known if name.endswith("DIR")} | {"PREFIX", "DESTDIR", "PYTHON"}
+    assert {name for name, _ in rows} == places | {"SLURM_INCLUDE"}
+    for name, default in rows:
+        if default.startswith("`PREFIX/"):
+            assert known[name] == default.strip("`").replace("PREFIX", "$(PREFIX)"), name
+
+
+def test_man_pages_packages_and_the_changelog_have_the_version() -> None:
     assert len(MAN) == 5
     for page in MAN:
         assert f'"slurm-cmeta {__version__}"' in page.read_text().splitlines()[0]
+    assert read("debian/changelog").startswith(f"slurm-cmeta ({__version__}) ")
+    assert re.search(
+        rf"^Version: +{__version__}$", read("packaging/slurm-cmeta.spec"), re.MULTILINE
+    )
     assert re.search(rf"^## \[{re.escape(__version__)}\]", read("CHANGELOG.md"), re.MULTILINE)
 
 
