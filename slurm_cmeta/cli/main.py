@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from slurm_cmeta import __version__
-from slurm_cmeta.cli import check_config, inspect, match, nodes, why
+from slurm_cmeta.cli import check_config, inspect, match, nodes, pull, why
 from slurm_cmeta.cli.ending import ended
 from slurm_cmeta.cli.parser import Parser
 
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     match.add_parser(subparsers)
     why.add_parser(subparsers)
     nodes.add_parser(subparsers)
+    pull.add_parser(subparsers)
     check_config.add_parser(subparsers)
     return top
 

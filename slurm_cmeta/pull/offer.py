@@ -42,7 +42,9 @@ class _Opened:
         blobs: oci.Blobs,
         problems: Mapping[str, RegistryError],
         prefetch: Callable[[Iterable[str], bool], None],
+        plain: bool = False,
     ) -> None:
+        self.plain = plain
         self.digest, self.document, self.blobs = digest, document, blobs
         self.problems, self.prefetch = problems, prefetch
 
@@ -113,7 +115,7 @@ def read(
         why = found.problems[0] if found.problems else "there is no image in it"
         raise RegistryError(f"{reference}: {clean(why, 300)}", BROKEN)
     late = any(problem.passing for problem in opened.problems.values())
-    return Offer(opened.digest, variants, tuple(warnings), late or access.left <= 0)
+    return Offer(opened.digest, variants, tuple(warnings), late or access.left <= 0, opened.plain)
 
 
 def _open(reference: Reference, access: Access, warnings: Warnings, budget: Budget) -> _Opened:
@@ -133,6 +135,7 @@ def _open(reference: Reference, access: Access, warnings: Warnings, budget: Budg
     return _Opened(
         *(top.digest, document, blobs, blobs.problems),
         lambda wanted, manifests: blobs.prefetch(wanted, manifests=manifests),
+        plain=registry.plain,
     )
 
 
@@ -195,8 +198,10 @@ def _variant(
     warnings = Warnings()
     is_sif = manifest.config.media_type == oci.SIF_CONFIG
     config = Config() if is_sif else configs.of(manifest)
-    content = _Unread("sif" if is_sif else "registry", "image", blobs, warnings)
+    content = _Unread("registry", "image", blobs, warnings)
     content.be(manifest, config)
+    if is_sif:
+        content.filesystem, content.filesystem_source = "sif", "OCI manifest"
     image = Image(_Nowhere(), content, warnings, quick_budget())  # type: ignore[arg-type]
     facts = [f for f in evidence.read(image).facts if f.key not in ("format", "signed")]
     stated = content.architectures[0] if content.architectures else None

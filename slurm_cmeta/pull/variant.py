@@ -38,3 +38,5 @@ class Offer(NamedTuple):
     warnings: tuple[str, ...] = ()
     partial: bool = False
     """Whether more would have been read with more time."""
+    plain: bool = False
+    """Whether the registry is spoken to without TLS."""

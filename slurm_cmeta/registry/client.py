@@ -6,6 +6,7 @@ RFC 9110. All requests of one Registry share one deadline. It may be used by sev
 
 from __future__ import annotations
 
+import http.client
 import time
 
 from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
@@ -22,11 +23,11 @@ from slurm_cmeta.registry.errors import (
     UNTRUSTED,
     RegistryError,
 )
-from slurm_cmeta.registry.http import Connection, RequestError, Server, body
+from slurm_cmeta.registry.http import PIECE, Connection, RequestError, Server, body, failure
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    import http.client
+    from collections.abc import Iterator
     from typing import Any
 
     from slurm_cmeta.registry.access import Access
@@ -141,6 +142,28 @@ class Registry:
             answer.connection.close()
         else:
             self._idle.append(answer.connection)
+
+    def pieces(self, answer: Answer) -> Iterator[bytes]:
+        """Yield the body of an answer as it comes. Raises RegistryError where it breaks off."""
+        stated = answer.response.headers.get("Content-Length", "")
+        size = 0
+        try:
+            while piece := answer.response.read(PIECE):
+                size += len(piece)
+                yield piece
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            answer.connection.close()
+            failed = failure(problem)
+            raise self._error(f"the blob: {failed}", failed.kind) from None
+        if stated.isdecimal() and size < int(stated):
+            answer.connection.close()
+            raise self._error(f"the blob broke off after {size} of {stated} bytes", DOWN)
+        self.release(answer)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is spoken to without TLS."""
+        return self._found_server().scheme == "http"
 
     def _blob_path(self, digest: str) -> str:
         if not is_digest(digest):

@@ -108,7 +108,7 @@ class Connection:
                 sock.settimeout(max(access.left, 0.001))
                 sock = trust(server.address).wrap_socket(sock, server_hostname=server.host)
         except OSError as problem:
-            raise _failed(problem) from None
+            raise failure(problem) from None
         self._prefix = f"http://{server.address}" if proxy and server.scheme == "http" else ""
         self._timed = Timed(sock, access)
         self._client = http.client.HTTPConnection(server.host, server.port)
@@ -140,7 +140,7 @@ class Connection:
             return self._client.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as problem:
             self.close()
-            raise _failed(problem) from None
+            raise failure(problem) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -163,7 +163,7 @@ def body(answer: http.client.HTTPResponse, limit: int) -> bytes:
             if size > limit:
                 raise RequestError(f"has more than {limit} bytes", BROKEN)
     except (OSError, http.client.HTTPException, ValueError) as problem:
-        raise _failed(problem) from None
+        raise failure(problem) from None
     if stated.isdecimal() and size < int(stated):
         raise RequestError(f"broke off after {size} of {stated} bytes", DOWN)
     return b"".join(pieces)
@@ -264,7 +264,7 @@ def _tunnel(sock: socket.socket, server: Server, access: Access) -> None:
         raise RequestError(f"the proxy does not connect to it (status {status})", DOWN)
 
 
-def _failed(problem: Exception) -> RequestError:
+def failure(problem: Exception) -> RequestError:
     """Return what a problem of the network is to the user. Nothing of the request is in it."""
     import ssl
 

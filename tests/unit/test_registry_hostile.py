@@ -218,7 +218,7 @@ def test_the_files_of_credentials_are_in_no_message(home: Path) -> None:
     document = {"auths": {"127.0.0.1": {"auth": SECRET}}}
     (home / ".docker").mkdir()
     (home / ".docker/config.json").write_text(json.dumps(document))
-    with hostile.Hostile(hostile.status(401, WWW_Authenticate=BASIC)) as server:
-        with pytest.raises(RegistryError) as problem:
-            offered(server.address)
+    refusing = hostile.Hostile(hostile.status(401, WWW_Authenticate=BASIC))
+    with refusing as server, pytest.raises(RegistryError) as problem:
+        offered(server.address)
     assert SECRET not in str(problem.value)
