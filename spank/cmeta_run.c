@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "answer.h"
+#include "pull.h"
 #include "run.h"
 #include "text.h"
 
@@ -113,6 +115,7 @@ int main(int argc, char *argv[])
 {
 	const char *node = getenv("SLURMD_NODENAME");
 	char *image = getenv(CMETA_RUN_IMAGE), *runtime, **command;
+	int status = EXIT_NOT_FOUND;
 
 	if (!image || (argc < 2 && !getenv(CMETA_RUN_PROGRAM))) {
 		printf("cmeta-run %s\nusage: started by the SPANK plugin of slurm-cmeta, "
@@ -127,6 +130,8 @@ int main(int argc, char *argv[])
 			  node, image);
 		return EXIT_NOT_FOUND;
 	}
+	if (cmeta_is_reference(image) && !(image = cmeta_pull(image, node, &status)))
+		return status;
 	command = make_command(runtime, image, argc, argv);
 	if (!command) {
 		cmeta_say("error: node %s cannot run %s: out of memory", node, image);

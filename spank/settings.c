@@ -65,6 +65,27 @@ static bool read_path(const char *text, const char **path)
 	return true;
 }
 
+/* A number of bytes, or one with K, M, G or T, as `cmeta pull --store-size` takes it. */
+static bool read_size(const char *text, const char **size)
+{
+	size_t digits = strspn(text, "0123456789");
+
+	if (!digits || digits > 15 || (text[digits] && (!strchr("KMGT", text[digits]) || text[digits + 1])))
+		return false;
+	*size = text;
+	return true;
+}
+
+static bool read_seconds(const char *text, const char **seconds)
+{
+	size_t digits = strspn(text, "0123456789");
+
+	if (!digits || digits > 6 || text[digits] || !atoi(text))
+		return false;
+	*seconds = text;
+	return true;
+}
+
 /* True when the argument is a known key with a good value. */
 static bool read_argument(struct cmeta_settings *s, const char *argument, const char **options,
 			  size_t *count)
@@ -90,6 +111,14 @@ static bool read_argument(struct cmeta_settings *s, const char *argument, const 
 		return read_path(value, &s->run);
 	if ((value = value_of(argument, "runtime")))
 		return read_path(value, &s->runtime);
+	if ((value = value_of(argument, "pull")))
+		return read_path(value, &s->pull);
+	if ((value = value_of(argument, "store")))
+		return read_path(value, &s->store);
+	if ((value = value_of(argument, "store_size")))
+		return read_size(value, &s->store_size);
+	if ((value = value_of(argument, "pull_timeout")))
+		return read_seconds(value, &s->pull_timeout);
 	if ((value = value_of(argument, "runtime_option"))) {
 		if (!*value)
 			return false;

@@ -14,6 +14,10 @@ struct cmeta_settings {
 	const char *run;              /* run= : program that starts the runtime on the node */
 	const char *runtime;          /* runtime= : Apptainer or Singularity, NULL: look for it */
 	const char *const *runtime_options; /* runtime_option= : NULL-terminated */
+	const char *pull;             /* pull= : the command `cmeta` on the node, NULL: ours */
+	const char *store;            /* store= : where pulled images are kept, NULL: the default */
+	const char *store_size;       /* store_size= : the same */
+	const char *pull_timeout;     /* pull_timeout= : seconds, the same */
 	char *error;                  /* what is wrong with the line, or NULL */
 	const char *wrong;            /* the argument that is wrong, or NULL */
 };

@@ -11,6 +11,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "answer.h"
 #include "guard.h"
 #include "handover.h"
 #include "run.h"
@@ -130,6 +131,20 @@ static bool bind_script(spank_t spank)
 	return good;
 }
 
+static bool set_unless_null(spank_t spank, const char *name, const char *value)
+{
+	return !value || spank_setenv(spank, name, value, 1) == ESPANK_SUCCESS;
+}
+
+/* What cmeta-run needs to pull an image. */
+static bool set_pull(spank_t spank, const struct cmeta_settings *settings)
+{
+	return set_unless_null(spank, CMETA_RUN_PULL, settings->pull) &&
+	       set_unless_null(spank, CMETA_RUN_STORE, settings->store) &&
+	       set_unless_null(spank, CMETA_RUN_STORE_SIZE, settings->store_size) &&
+	       set_unless_null(spank, CMETA_RUN_PULL_TIMEOUT, settings->pull_timeout);
+}
+
 static void start_in_image(spank_t spank, const struct cmeta_settings *settings, const char *image,
 			   const char *node)
 {
@@ -140,9 +155,9 @@ static void start_in_image(spank_t spank, const struct cmeta_settings *settings,
 			  settings->run, strerror(errno));
 		end_task(127);
 	}
-	if (program && spank_setenv(spank, CMETA_RUN_IMAGE, image, 1) == ESPANK_SUCCESS &&
-	    (!settings->runtime ||
-	     spank_setenv(spank, CMETA_RUN_RUNTIME, settings->runtime, 1) == ESPANK_SUCCESS) &&
+	if (program && set_unless_null(spank, CMETA_RUN_IMAGE, image) &&
+	    set_unless_null(spank, CMETA_RUN_RUNTIME, settings->runtime) &&
+	    (!cmeta_is_reference(image) || set_pull(spank, settings)) &&
 	    set_options(spank, settings->runtime_options) && bind_script(spank) &&
 	    start_with(spank, program))
 		return;
@@ -166,6 +181,15 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 		cmeta_say("error: node %s: the components of one srun cannot run in different images; "
 			  "start one srun for each", node);
 		end_task(127);
+	}
+	if (cmeta_is_reference(image)) {
+		const char *pinned = task_variable(spank, CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_PINNED);
+
+		/* cmeta-run pulls it, after exec: here nothing is to be waited for. */
+		if (!slurm_runs_containers())
+			start_in_image(spank, settings,
+				       pinned && cmeta_is_reference(pinned) ? pinned : image, node);
+		return;
 	}
 	/* A task is named slurmstepd until its exec, and Slurm sends no signal to what is named so: while
 	 * it waited for a dead file system, nobody could end the job. */

@@ -13,8 +13,8 @@ from slurm_cmeta import config
 from slurm_cmeta.cli import options
 from slurm_cmeta.cli.pull_output import as_json, print_cover, print_table
 from slurm_cmeta.cluster import source
-from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, UsageError
-from slurm_cmeta.pull import choose, fetch, offer, store, target
+from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, ConfigError, UsageError
+from slurm_cmeta.pull import choose, fetch, offers, store, target
 from slurm_cmeta.pull.cover import cover
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.registry.access import Access
@@ -34,8 +34,8 @@ ASKING = 60.0
 
 DESCRIPTION = """\
 Choose the image that suits a host best among those that a registry, or an OCI layout, has under
-one name, and fetch it. What each needs is read from the index, the manifests and the configurations:
-its platform, labels, annotations and variables; no layer is fetched to choose."""
+one name, and fetch it. What each needs is read from index, manifests and configurations: its
+platform, labels, annotations and variables; no layer is fetched to choose."""
 
 EPILOG = """\
 targets of --for: host (this one, the default); node:NAME; class:FEATURE,...; cluster;
@@ -134,11 +134,14 @@ def run(args: argparse.Namespace) -> int:
     size = _bytes(args.store_size)
     signal.signal(signal.SIGTERM, _interrupted)
     reference = parse(args.reference)
-    settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
+    settings = _settings(args)
     aim = target.resolve(args.target, lambda: options.chosen_cluster(args, settings))
     until = time.monotonic() + args.timeout
     access = _access(args, settings, reference, min(ASKING, args.timeout))
-    offered = offer.read(reference, access, settings.strengths(""))
+    place = store.Store(args.store, size) if args.store else None
+    # What a digest names on a node is asked for once, however many jobs run it there.
+    kept = place.directory if place and reference.digest else ""
+    offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
     for warning in offered.warnings:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if aim.whole:
@@ -148,8 +151,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(chosen, int):
         return chosen
     access = access._replace(until=until)
-    if args.store:
-        place = store.Store(args.store, size)
+    if place is not None:
         path = place.get(
             chosen.digest,
             chosen.size,
@@ -162,6 +164,17 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     _fetch(args, reference, offered, chosen, access)
     return EXIT_OK
+
+
+def _settings(args: argparse.Namespace) -> Config:
+    """Return the site's settings. A job on a node is not to fail for a mistake in them."""
+    try:
+        return config.load(args.config, source.find_slurm_conf(args.slurm_conf))
+    except ConfigError as problem:
+        if not args.store:
+            raise
+        print(f"cmeta: warning: {problem}: defaults are used", file=sys.stderr)
+        return config.defaults()
 
 
 def _interrupted(number: int, frame: object) -> None:

@@ -69,7 +69,7 @@ def build(
         apptainer = have_apptainer() and busybox is not None
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name) / "tree"
-        _fill(tree, path.name, busybox)
+        fill(tree, path.name, busybox)
         if apptainer:
             _with_apptainer(path, tree, labels or {}, Path(name), architecture)
         else:
@@ -91,7 +91,8 @@ def from_tree(
     return path
 
 
-def _fill(tree: Path, name: str, busybox: Path | None) -> None:
+def fill(tree: Path, name: str, busybox: Path | None) -> None:
+    """Make a root file system of a busybox, which says its name in /etc/image."""
     for directory in (
         "bin",
         "dev",
