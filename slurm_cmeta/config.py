@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from slurm_cmeta import sitepackages
-from slurm_cmeta.constraint.grammar import NAME
+from slurm_cmeta.constraint.grammar import is_name
 from slurm_cmeta.errors import ConfigError
 from slurm_cmeta.kept.sources import Sources, of_file
 from slurm_cmeta.nodefacts import SiteNames
@@ -269,10 +269,10 @@ class _Reader:
         for key, value in self._items(node, "features is no mapping of names to what they mean"):
             self._once(key, f"{FEATURES}.{key.value}")
             words = self._words(value)
-            if not NAME.fullmatch(key.value):
+            if not is_name(key.value):
                 raise self._mistake(key, f"{clean(key.value)!r} cannot be a feature of Slurm")
             meanings = tuple(filter(None, (words or "").split(",")))
-            wrong = next((name for name in meanings if not NAME.fullmatch(name)), None)
+            wrong = next((name for name in meanings if not is_name(name)), None)
             if words is None or wrong is not None:
                 raise self._mistake(
                     value,

@@ -7,9 +7,8 @@ functions, no I/O but the vocabulary.
 
 from __future__ import annotations
 
-import re
-
 from slurm_cmeta import vocabulary
+from slurm_cmeta.pattern import Pattern
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -40,15 +39,18 @@ _PLAIN = frozenset(
 )
 """Keys whose values are taken as they are written."""
 
-_TARGET = re.compile(r"(?:sm_|compute_|gfx|accel/)[0-9a-z/.]+")
-_SHORT_TARGET = re.compile(r"(?:sm|cc)[0-9]{2,3}")
+_TARGETS = ("sm_", "compute_", "gfx", "accel/")
+"""What the names of GPU targets begin with; gpu_target.target() knows the rest."""
+_SHORT_TARGETS = ("sm", "cc")
 """`cc80` may be a GPU's capability or a cabinet: it counts beside a feature that tells of a GPU."""
 
 _FLAGS = {"avx": "avx", "avx2": "avx2", "avx512": "avx512f", "avx512f": "avx512f"}
 """Bare names of instruction sets, as sites write them."""
 
-_GRES_GPU = re.compile(r"gpu(?::([A-Za-z0-9_.-]+))?(?::[0-9]+)?(?:\(.*)?")
-_SIZE = re.compile(r"([0-9]{1,12})([kmgt]?)b?")
+_GRES_ITEM = Pattern(r",(?![^(]*\))")
+_GRES_GPU = Pattern(r"gpu(?::([A-Za-z0-9_.-]+))?(?::[0-9]+)?(?:\(.*)?")
+_DIGITS = frozenset("0123456789")
+_TARGET = _DIGITS | frozenset("abcdefghijklmnopqrstuvwxyz/.")
 _KIB = {"": 0, "k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}
 
 
@@ -153,7 +155,7 @@ def keys_of(feature: str, names: SiteNames = NO_NAMES) -> frozenset[str]:
 
 def _gpu_types(gres: Iterable[str]) -> list[str]:
     """Return the types of the GPUs in Gres, an empty one for `gpu:4`."""
-    items = [item for text in gres for item in re.split(r",(?![^(]*\))", text)]
+    items = [item for text in gres for item in _GRES_ITEM.split(text)]
     return [found[1] or "" for item in items if (found := _GRES_GPU.fullmatch(item.strip()))]
 
 
@@ -184,9 +186,19 @@ def _said(feature: str) -> list[tuple[str, str]]:
         return [("network", name)]
     if name in _FLAGS:
         return [("isa", _FLAGS[name])]
-    if _TARGET.fullmatch(name):
+    if _is_target(name):
         return _target(name)
-    return [(_MODEL, name)] if _SHORT_TARGET.fullmatch(name) else _model(name)
+    return [(_MODEL, name)] if _is_short_target(name) else _model(name)
+
+
+def _is_target(name: str) -> bool:
+    prefix = next((one for one in _TARGETS if name.startswith(one)), name)
+    return _TARGET.issuperset(name[len(prefix) :]) and len(name) > len(prefix)
+
+
+def _is_short_target(name: str) -> bool:
+    digits = name[2:]
+    return name[:2] in _SHORT_TARGETS and 2 <= len(digits) <= 3 and _DIGITS.issuperset(digits)
 
 
 def _value(key: str, value: str) -> list[tuple[str, str]]:
@@ -200,13 +212,16 @@ def _value(key: str, value: str) -> list[tuple[str, str]]:
         return [("gpu", value)] if value in VENDORS.values() else _certain_model(value)
     if key == "gpu.arch":
         return _target(value)
-    size = _SIZE.fullmatch(value)
-    if key == "page" and size:
-        return [("page", str(int(size[1]) * max(1, _KIB[size[2]] * 1024)))]
-    if key in ("memory", "mem") and size:
-        mib = int(size[1]) * _KIB[size[2]] // 1024 if size[2] else int(size[1])
-        return [("memory", str(mib))]
-    return []
+    if key not in ("page", "memory", "mem"):
+        return []
+    digits = value.rstrip("kmgtb")
+    unit = value[len(digits) :].removesuffix("b")
+    if unit not in _KIB or not _DIGITS.issuperset(digits) or not 0 < len(digits) <= 12:
+        return []
+    number = int(digits)
+    if key == "page":
+        return [("page", str(number * max(1, _KIB[unit] * 1024)))]
+    return [("memory", str(number * _KIB[unit] // 1024 if unit else number))]
 
 
 def _certain_model(name: str) -> list[tuple[str, str]]:
@@ -240,7 +255,7 @@ def _model(name: str) -> list[tuple[str, str]]:
 
 def _add_model(name: str, values: dict[str, dict[str, None]]) -> None:
     """Take a name that could mean something else, beside what tells of such a GPU."""
-    said = _target(name) if _SHORT_TARGET.fullmatch(name) else _certain_model(name)
+    said = _target(name) if _is_short_target(name) else _certain_model(name)
     vendors = values.get("gpu", {})
     if said and (not vendors or said[0][1] in vendors):
         for key, value in said:

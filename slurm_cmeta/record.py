@@ -12,9 +12,22 @@ TYPE_CHECKING = False
 """Type checkers take it for True, as they do with typing.TYPE_CHECKING."""
 
 if TYPE_CHECKING:
+    from functools import cached_property as cached_property
     from typing import NamedTuple as NamedTuple
 else:
     from _collections import _tuplegetter
+
+    class cached_property:  # noqa: N801 - takes the place of functools.cached_property
+        """A property that is worked out once; see functools, which is not imported for it."""
+
+        def __init__(self, function):
+            self.function, self.name, self.__doc__ = function, function.__name__, function.__doc__
+
+        def __get__(self, instance, owner=None):
+            if instance is None:
+                return self
+            value = instance.__dict__[self.name] = self.function(instance)
+            return value
 
     class _RecordType(type):
         """Makes classes whose instances are tuples, with a name for each place."""

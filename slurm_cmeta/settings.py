@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-from slurm_cmeta.constraint.grammar import NAME
+from slurm_cmeta.constraint.grammar import is_name
+from slurm_cmeta.pattern import Pattern
 from slurm_cmeta.record import NamedTuple
 from slurm_cmeta.requirement import KEYS
 
@@ -13,7 +12,7 @@ NUMBER = "number"
 HOSTS = "hosts"
 PREFIX = "prefix"
 MAX_NUMBER = 2**31 - 1
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = Pattern(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 STRENGTHS = ("hard", "soft", "ignore")
 
@@ -56,7 +55,7 @@ class Setting(NamedTuple):
         if self.form == PATH:
             return value.startswith("/") and "\0" not in value
         if self.form == PREFIX:
-            return NAME.fullmatch(value) is not None
+            return is_name(value)
         return value.isascii() and value.isdigit() and int(value[:12]) <= MAX_NUMBER
 
 

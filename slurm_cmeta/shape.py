@@ -7,8 +7,7 @@ constraint, and refuses the job where the preferred nodes alone could not hold i
 
 from __future__ import annotations
 
-import re
-
+from slurm_cmeta.pattern import Pattern
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from slurm_cmeta.cluster import NodeClass
 
+_SIZE = Pattern(r"([0-9]{1,12})([KMGT]?)B?")
 _UNITS = {"K": 0, "M": 1, "": 1, "G": 1024, "T": 1024 * 1024}
 
 
@@ -72,7 +72,7 @@ def _number(text: str) -> int | None:
 def _mebibytes(text: str) -> int | None:
     if not text:
         return 0
-    found = re.fullmatch(r"([0-9]{1,12})([KMGT]?)B?", text.upper())
+    found = _SIZE.fullmatch(text.upper())
     if not found:
         return None
     return int(found[1]) // 1024 if found[2] == "K" else int(found[1]) * _UNITS[found[2]]

@@ -6,7 +6,6 @@ All of it is done on spans of host lists: the cost follows the number of ranges,
 from __future__ import annotations
 
 from bisect import bisect_left
-from operator import attrgetter
 
 from slurm_cmeta.cluster import NodeClass, hostlist
 from slurm_cmeta.record import TYPE_CHECKING
@@ -205,7 +204,7 @@ def _merged(members: list[NodeClass]) -> NodeClass:
         partitions = tuple(dict.fromkeys(name for names in known if names for name in names))
     return NodeClass(
         hostlist.join([span for one in members for span in hostlist.spans(one.nodes)]),
-        sum(map(attrgetter("node_count"), members)),
+        sum(one.node_count for one in members),
         first.features,
         partitions,
         ordered_states(states),

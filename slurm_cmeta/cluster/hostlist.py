@@ -14,8 +14,6 @@ are names like any other here: only slurmctld can resolve them.
 
 from __future__ import annotations
 
-import re
-
 from slurm_cmeta.errors import ClusterError
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
@@ -35,12 +33,8 @@ MAX_DIGITS = 18
 becomes n18446744073709551615. Here, a name that ends in more digits has no number."""
 
 _DIGITS = "0123456789"
-_TOKEN = re.compile(r"(?:[^\t, \n\[\]]+|\[[^\[\]]*\])+")
-_SEPARATORS = re.compile(r"[\t, \n]*")
-_BRACKET = re.compile(r"\[([^\[\]]*)\]")
-_RANGE = re.compile(rf"([0-9]{{1,{MAX_DIGITS}}})(?:-([0-9]{{0,{MAX_DIGITS}}}))?")
-_SPECIAL = re.compile(r"[\t, \n\[\]]")
-_RUNS = re.compile(r"([0-9]+)")
+_DIGIT = frozenset(_DIGITS)
+_SPECIAL = frozenset("\t, \n[]")
 
 
 class Span(NamedTuple):
@@ -92,8 +86,8 @@ def compress(names: Iterable[str]) -> str:
     come in order of length. Raises ClusterError for a name that a host list cannot hold.
     """
     unique = set(names)
-    if "" in unique or _SPECIAL.search("".join(unique)):
-        bad = min(name for name in unique if not name or _SPECIAL.search(name))
+    if "" in unique or not _SPECIAL.isdisjoint("".join(unique)):
+        bad = min(name for name in unique if not name or not _SPECIAL.isdisjoint(name))
         raise ClusterError(f"a host list cannot hold the name '{clean(bad)}'")
     numbers: dict[tuple[str, int], list[int]] = {}
     spans: list[Span] = []
@@ -119,7 +113,7 @@ def spans(text: str) -> list[Span]:
 
     Spans may overlap where the list repeats a name. Raises ClusterError as expand does.
     """
-    if text and not _SPECIAL.search(text):  # the usual form of a line for each node
+    if text and _SPECIAL.isdisjoint(text):  # the usual form of a line for each node
         return [_span_of(text)]
     found: list[Span] = []
     for token in _tokens(text):
@@ -154,48 +148,65 @@ def join(spans: Iterable[Span]) -> str:
 
 def _tokens(text: str) -> Iterator[_Token]:
     total = 0
-    position = _SEPARATORS.match(text).end()  # type: ignore[union-attr]  # matches the empty text
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        end = match.end() if match else position
-        if match is None or text[end : end + 1] in ("[", "]"):
-            raise _error(text, "unbalanced or nested brackets")
-        token = _token(text, match[0])
+    for literals, brackets in _words(text):
+        token = _token(text, literals, brackets)
         total += token.size
         if total > MAX_HOSTS:
             raise _error(text, f"more than {MAX_HOSTS} hosts")
         yield token
-        position = _SEPARATORS.match(text, end).end()  # type: ignore[union-attr]
 
 
-def _token(text: str, word: str) -> _Token:
-    if "[" not in word:
-        return _Token([word], [], 1)
-    parts = _BRACKET.split(word)
+def _words(text: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield what stands outside and inside of the brackets of each name: one more than inside."""
+    literals, brackets = [""], []
+    first = True
+    for part in text.split("["):
+        inside, closed, outside = part.partition("]")
+        if first:
+            first, outside = False, part
+            closed = "]"
+        else:
+            brackets.append(inside)
+            literals.append("")
+        if not closed or "]" in outside:
+            raise _error(text, "unbalanced or nested brackets")
+        pieces = outside.replace("\t", ",").replace(" ", ",").replace("\n", ",").split(",")
+        for number, piece in enumerate(pieces):
+            if number:
+                if brackets or literals[0]:
+                    yield literals, brackets
+                literals, brackets = [""], []
+            literals[-1] += piece
+    if brackets or literals[0]:
+        yield literals, brackets
+
+
+def _token(text: str, literals: list[str], insides: list[str]) -> _Token:
     brackets: list[list[tuple[int, int, int]]] = []
     product = 1
-    for bracket in parts[1::2]:
-        brackets.append([_range(text, item) for item in bracket.split(",")])
+    for number, inside in enumerate(insides, 1):
+        brackets.append([_range(text, item) for item in inside.split(",")])
         size = sum(last - first + 1 for first, last, _ in brackets[-1])
         product *= size
         if product > MAX_HOSTS:
             raise _error(text, f"more than {MAX_HOSTS} hosts")
-        if size > MAX_RANGE and len(brackets) * 2 < len(parts) - 1:
+        if size > MAX_RANGE and number < len(insides):
             raise _error(text, f"more than {MAX_RANGE} hosts in a bracket before the last")
-    return _Token(parts[0::2], brackets, product)
+    return _Token(literals, brackets, product)
 
 
 def _range(text: str, item: str) -> tuple[int, int, int]:
-    match = _RANGE.fullmatch(item)
-    if match is None:
+    low, _, high = item.partition("-")
+    digits = _DIGIT.issuperset(low + high)
+    if not low or not digits or max(len(low), len(high)) > MAX_DIGITS:
         raise _error(text, f"'{clean(item, 40)}' is not a number or a range of numbers")
-    first = int(match[1])
-    last = int(match[2]) if match[2] else first
+    first = int(low)
+    last = int(high) if high else first
     if first > last:
         raise _error(text, f"range {item} runs backwards")
     if last - first >= MAX_RANGE:
         raise _error(text, f"more than {MAX_RANGE} hosts in range {item}")
-    return first, last, len(match[1])
+    return first, last, len(low)
 
 
 def _error(text: str, reason: str) -> ClusterError:
@@ -278,7 +289,12 @@ def _ranges(spans: list[Span]) -> Iterator[str]:
 def _natural(key: tuple[str, bool]) -> tuple[list[tuple[int, str]], str, bool]:
     """Return the sort key that puts n2c before n10c, and `n` before n[1-2]."""
     stem, numbered = key
-    parts = _RUNS.split(stem)
+    parts = [""]
+    for character in stem:
+        if (character in _DIGIT) == (len(parts) % 2 == 0):
+            parts[-1] += character
+        else:
+            parts.append(character)
     for i in range(1, len(parts), 2):
         parts[i] = parts[i].lstrip("0")
     return [(len(p) if i % 2 else 0, p) for i, p in enumerate(parts)], stem, numbered

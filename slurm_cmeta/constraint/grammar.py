@@ -13,8 +13,6 @@ Brackets are a matching OR (`[a|b]`: all nodes of the job have the same one of t
 
 from __future__ import annotations
 
-import re
-
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -31,11 +29,27 @@ MAX_ALTERNATIVES = 64
 
 MAX_COUNT = 65535
 
-NAME = re.compile(r"[A-Za-z0-9_.=+:/@~%-]+")
-"""Names that may be written into an expression. Slurm forbids only its operators, but a blank or
-a quote in a name is not worth the risk."""
+_NAME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.=+:/@~%-")
+_OPERATORS = "&,|()[]*"
 
-_TOKEN = re.compile(r"[&,|()\[\]*]|[^&,|()\[\]*]+")
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` may be written into an expression as a name.
+
+    Slurm forbids only its operators, but a blank or a quote in a name is not worth the risk.
+    """
+    return bool(text) and _NAME.issuperset(text)
+
+
+def _split(text: str) -> list[str]:
+    """Return the operators of an expression, each by itself, and what stands between them."""
+    found = [""]
+    for character in text:
+        if character in _OPERATORS:
+            found += [character, ""]
+        else:
+            found[-1] += character
+    return list(filter(None, found))
 
 
 class Item(NamedTuple):
@@ -158,7 +172,7 @@ class _NotUnderstood(Exception):  # noqa: N818 - never leaves this module
 
 class _Tokens:
     def __init__(self, text: str) -> None:
-        self._tokens = _TOKEN.findall(text)
+        self._tokens = _split(text)
         self._next = 0
 
     def peek(self) -> str:
@@ -212,7 +226,7 @@ def _item(tokens: _Tokens) -> Item:
 
 def _name(tokens: _Tokens) -> str:
     token = tokens.take()
-    if not NAME.fullmatch(token):
+    if not is_name(token):
         raise _NotUnderstood
     return token
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, NAME
+from slurm_cmeta.constraint.grammar import MAX_EXPRESSION, is_name
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def select(
         return Expression(())
     if not wanted:
         return None
-    names = sorted({n for features in wanted for n in features if NAME.fullmatch(n)})
+    names = sorted({n for features in wanted for n in features if is_name(n)})
     related = [n for n in names if rank(n) <= 1]
     for allowed in (related, names):
         found = _conjunction(wanted, unwanted, allowed, rank) or _with_group(
@@ -83,7 +83,7 @@ def widest(
 
     For where select() finds nothing. It may be empty.
     """
-    common = sorted(n for n in wanted[0] if NAME.fullmatch(n) and all(n in f for f in wanted))
+    common = sorted(n for n in wanted[0] if is_name(n) and all(n in f for f in wanted))
     left = list(unwanted)
     chosen: list[str] = []
     while left and common:

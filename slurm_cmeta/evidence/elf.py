@@ -7,10 +7,9 @@ of the code: two or three reads a file, of which the first usually has all that 
 
 from __future__ import annotations
 
-from functools import cached_property
 from struct import Struct, error
 
-from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
+from slurm_cmeta.record import TYPE_CHECKING, NamedTuple, cached_property
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

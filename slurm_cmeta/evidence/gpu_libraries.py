@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from slurm_cmeta import vocabulary
 from slurm_cmeta.evidence.gpu_need import Clue
 from slurm_cmeta.evidence.nvidia import is_version
 from slurm_cmeta.evidence.subject import PROGRAM
 from slurm_cmeta.facts import OBSERVED, Fact
+from slurm_cmeta.leanjson import loads
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
 
@@ -160,7 +159,7 @@ def _stated_version(text: str, form: str) -> str:
     """Return the version in a file of a toolkit, empty if there is none."""
     if form == "cuda-json":
         try:
-            stated: Any = json.loads(text)["cuda"]["version"]
+            stated: Any = loads(text)["cuda"]["version"]
         except (ValueError, LookupError, TypeError, RecursionError):
             return ""
         return stated if isinstance(stated, str) and is_version(stated) else ""

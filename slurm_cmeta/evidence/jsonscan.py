@@ -7,9 +7,7 @@ else is passed over unparsed.
 
 from __future__ import annotations
 
-import json
-import re
-
+from slurm_cmeta.leanjson import loads
 from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ MAX_KEY = 256
 MAX_VALUES = 100_000
 """Members that are yielded. Of tiny ones a file could hold millions, at 4 s a million."""
 
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
+_TOKEN = rb'(?s:"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}])'
 
 Path = tuple[str, ...]
 
@@ -48,6 +46,9 @@ def values(
     object. What is damaged ends it, what is too large is left out. Never raises; numbers come as
     text.
     """
+    import re  # few images have such a file, and it costs a submission
+
+    tokens = re.compile(_TOKEN)
     offset, position, buffer = 0, 0, b""
     names: list[str] = []
     """Keys of the open containers that lead to a wanted one, that of the top not counted."""
@@ -56,7 +57,7 @@ def values(
     start: int | None = None
     """Where the member begins in the buffer that is being collected."""
     while True:
-        for token in _TOKEN.finditer(buffer, position):
+        for token in tokens.finditer(buffer, position):
             text = token[0]
             if text == b'"':  # a string that goes on beyond the buffer
                 position = token.start()
@@ -126,7 +127,7 @@ def parsed(data: bytes) -> Any:
     Numbers stay text, and are cut: a megabyte of digits would take minutes to convert.
     """
     try:
-        return json.loads(data.decode("utf-8", "replace"), parse_int=_text, parse_float=_text)
+        return loads(data.decode("utf-8", "replace"), parse_int=_text, parse_float=_text)
     except (ValueError, RecursionError):
         return None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from slurm_cmeta.image import shell
 from slurm_cmeta.image.document import member
+from slurm_cmeta.leanjson import loads
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.text import clean, encodable
 
@@ -59,13 +60,11 @@ def load(data: bytes) -> dict[str, Any]:
     Of equal keys the last one counts, and bytes that are not UTF-8 become U+FFFD, both as in Go's
     encoding/json, by which Apptainer reads the same object.
     """
-    import json
-
     if len(data) > MAX_JSON:
         raise DocumentError(f"has {len(data)} bytes, more than {MAX_JSON}")
     try:
         # No label is a number, and a megabyte of digits is none that anybody needs.
-        document = json.loads(
+        document = loads(
             data.decode("utf-8", "replace"),
             parse_int=_small,
             parse_float=_not_text,

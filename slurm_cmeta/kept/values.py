@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from zlib import crc32
 
 from slurm_cmeta.kept import place, sources
+from slurm_cmeta.leanjson import dumps, loads
 from slurm_cmeta.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def load(directory: str, kind: str, name: str) -> tuple[Any, Sources] | None:
     if data is None:
         return None
     try:
-        label, (files, absent, until), value = _with_tuples(json.loads(data))
-    except (ValueError, TypeError):
+        label, (files, absent, until), value = _with_tuples(loads(data.decode("ascii")))
+    except (ValueError, TypeError, RecursionError):
         return None
     drawn_from = sources.Sources(tuple(map(sources.SourceFile._make, files)), absent, until)
     if label != _label(kind, name) or not drawn_from.hold(time.time()):
@@ -38,7 +38,7 @@ def keep(directory: str, kind: str, name: str, value: Any, drawn_from: Sources) 
         plain: Any = (tuple(tuple(f) for f in whole.files), whole.absent, whole.until)
         place.write(
             _path(directory, kind, name),
-            json.dumps((_label(kind, name), plain, value)).encode("ascii"),
+            dumps((_label(kind, name), plain, value)).encode("ascii"),
         )
 
 

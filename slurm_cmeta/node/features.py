@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from slurm_cmeta import vocabulary
-from slurm_cmeta.constraint.grammar import NAME
+from slurm_cmeta.constraint.grammar import is_name
 from slurm_cmeta.nodefacts import COMPLETE_FEATURE
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.vocabulary import cpu_flags, gpus
@@ -34,7 +34,7 @@ def features(found: Found) -> list[Feature]:
     seen: dict[str, Feature] = {}
     for rule in _RULES:
         for feature in rule(found):
-            if NAME.fullmatch(feature.name):
+            if is_name(feature.name):
                 seen.setdefault(feature.name, feature)
     if not incomplete(found):
         seen.setdefault(COMPLETE_FEATURE, Feature(COMPLETE_FEATURE, ""))

@@ -16,7 +16,7 @@ import stat
 from fnmatch import fnmatchcase
 
 from slurm_cmeta import vocabulary
-from slurm_cmeta.constraint.grammar import NAME
+from slurm_cmeta.constraint.grammar import is_name
 from slurm_cmeta.errors import ConfigError
 from slurm_cmeta.node import NONE, Found, NodeFact
 from slurm_cmeta.node.features import DECISIVE, Feature
@@ -140,7 +140,7 @@ def _prefix(site: Site, text: str, where: str) -> Site:
 
 
 def _name(text: str, where: str) -> str:
-    if not NAME.fullmatch(text):
+    if not is_name(text):
         raise ConfigError(f"{where}: {clean(text)!r} cannot be (part of) a feature of Slurm")
     return text
 

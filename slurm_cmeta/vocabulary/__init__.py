@@ -6,9 +6,9 @@ spellings are archspec's.
 
 from __future__ import annotations
 
-import json
 import os
 
+from slurm_cmeta.leanjson import loads
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def load(name: str) -> Any:
     """Return the parsed vocabulary file `name`.json; each file is read once."""
     if name not in _loaded:
         with open(os.path.join(_DIRECTORY, name + ".json"), encoding="utf-8") as file:
-            _loaded[name] = json.load(file)
+            _loaded[name] = loads(file.read())
     return _loaded[name]
 
 

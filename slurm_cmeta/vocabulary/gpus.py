@@ -6,19 +6,20 @@ for (`sm_80`, `gfx90a`) are read by slurm_cmeta.evidence.gpu_target.
 
 from __future__ import annotations
 
-import re
-
 from slurm_cmeta import vocabulary
+from slurm_cmeta.pattern import Pattern
 from slurm_cmeta.record import NamedTuple
 
-_QUALIFIER = re.compile(r"\d{1,3}(?:g|gb)?|x\d{1,2}|nvl\d{1,2}|pg\d{3}")
+_QUALIFIER = Pattern(r"\d{1,3}(?:g|gb)?|x\d{1,2}|nvl\d{1,2}|pg\d{3}")
 """A size of memory, a number of GPUs, a MIG profile, a board: `80gb`, `x4`, `3g`, `pg509`."""
 
-_FORM_FACTOR = re.compile(r"(?<=[0-9a-z])(pcie|sxm\d?|nvl)$")
-_RELEASE = re.compile(r"\d{1,4}(?:\.\d{1,4}){1,3}", re.ASCII)
-_CAPABILITY = re.compile(r"(?:sm|compute)_(\d{1,2})(\d)[af]?", re.ASCII)
+_FORM_FACTORS = ("pcie", "nvl", "sxm")
+"""How a GPU is put into a machine; `sxm` may have a digit behind it."""
+_WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyz")
+_RELEASE = Pattern(r"(?a:\d{1,4}(?:\.\d{1,4}){1,3})")
+_CAPABILITY = Pattern(r"(?a:(?:sm|compute)_(\d{1,2})(\d)[af]?)")
 
-_TARGET = re.compile(r"sm_([1-9]\d{1,2})([af]?)", re.ASCII)
+_TARGET = Pattern(r"(?a:sm_([1-9]\d{1,2})([af]?))")
 
 _models: dict[str, GpuModel] = {}
 _numbers: dict[tuple[str, str], GpuModel] = {}
@@ -147,7 +148,8 @@ def _spelled(name: str) -> _Spelled | None:
         return None
     table = vocabulary.load("gpu_models")
     lowered = name.lower().replace("(r)", " ").replace("data center", " ")
-    said = [_FORM_FACTOR.sub("", word) for word in re.split(r"[^0-9a-z]+", lowered) if word]
+    plain = "".join(c if c in _WORD else " " for c in lowered)
+    said = [_without_form_factor(word) for word in plain.split()]
     words = [word for word in said if word not in table["brands"]]
     vendors = {table["brands"][word] for word in said if word in table["brands"]} - {None}
     _load()
@@ -165,6 +167,15 @@ def _spelled(name: str) -> _Spelled | None:
             found = found._replace(arch=None)
         return _Spelled(found, spelling, len(words) < len(said))
     return None
+
+
+def _without_form_factor(word: str) -> str:
+    """Return `a100` of `a100sxm4`; a form factor by itself is left as it is."""
+    short = word[:-1] if word[-4:-1] == "sxm" and word[-1].isdigit() else word
+    for suffix in _FORM_FACTORS:
+        if short.endswith(suffix) and len(short) > len(suffix):
+            return short.removesuffix(suffix)
+    return word
 
 
 def _load() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import sif_files
+
+from slurm_cmeta.kept.sources import SETTLED_NS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,12 +19,14 @@ HEAVY = {
     *("importlib.metadata", "importlib.resources", "inspect", "logging", "pathlib", "pickle"),
     *("random", "shutil", "socket", "subprocess", "tempfile", "textwrap", "typing"),
     *("threading", "urllib", "archspec", "cffi", "pyslurm", "spython", "yaml"),
+    *("collections", "enum", "functools", "http", "json", "operator", "re", "ssl"),
+    *("slurm_cmeta.pull", "slurm_cmeta.registry"),
 }
 
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
-sys.argv = ["cmeta-decide", "--image", {image!r}, "--slurm-conf", {conf!r}]
+sys.argv = ["cmeta-decide", "--image", {image!r}, "--slurm-conf", {conf!r}, "--cache", {cache!r}]
 from slurm_cmeta.cli import decide
 code = decide.main()
 sys.stderr.write(" ".join(sorted(sys.modules)))
@@ -39,12 +44,16 @@ def image(tmp_path: Path) -> Path:
 
 def test_the_submit_path_imports_nothing_heavy(tmp_path: Path, image: Path) -> None:
     conf = tmp_path / "slurm.conf"
-    conf.write_text("ClusterName=c\nNodeName=n[1-2] Features=x86_64,zen3\n")
-    script = SCRIPT.format(root=str(ROOT), image=str(image), conf=str(conf))
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    conf.write_text("ClusterName=c\nNodeName=n[1-2] Features=x86_64,zen3,bigmem,page=4k\n")
+    (tmp_path / "slurm-cmeta").mkdir(mode=0o755)
+    cache = str(tmp_path / "slurm-cmeta/000")
+    script = SCRIPT.format(root=str(ROOT), image=str(image), conf=str(conf), cache=cache)
+    time.sleep(SETTLED_NS / 1e9 + 0.1)
+    for _ in range(2):  # the second finds the nodes as the first has kept them
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
     assert "verdict match" in done.stdout
     loaded = set(done.stderr.split())
     assert "slurm_cmeta.evidence.cpu" in loaded
@@ -53,11 +62,14 @@ def test_the_submit_path_imports_nothing_heavy(tmp_path: Path, image: Path) -> N
 
 def test_without_a_container_there_is_no_python() -> None:
     """The plugin starts one program in one place, and only where there is an image. On the node, a
-    child of it looks at the image, and becomes no other program."""
+    child of it looks at the image, and becomes no other program; cmeta-run starts the pull."""
     code = {path.name: path.read_text() for path in (ROOT / "spank").glob("*.c")}
     starts = {name for name, text in code.items() if "fork()" in text or "posix_spawn" in text}
-    assert starts == {"matcher.c", "guard.c"}
-    assert {name for name, text in code.items() if "execv" in text} == {"matcher.c", "cmeta_run.c"}
+    assert starts == {"matcher.c", "guard.c", "pull.c"}
+    becomes = {name for name, text in code.items() if "execv" in text}
+    assert becomes == {"matcher.c", "cmeta_run.c", "pull.c"}
+    makefile = (ROOT / "spank/Makefile").read_text()
+    assert "pull" not in makefile.partition("PLUGIN :=")[2].partition("\n")[0]
     assert [name for name, text in code.items() if "cmeta_matcher_run(" in text] == [
         name for name in code if name in ("matcher.c", "submit.c")
     ]
