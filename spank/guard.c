@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "child.h"
+#include "clock.h"
 #include "text.h"
 
 /* Global header and descriptors of a SIF; the whole layout is drawn in slurm_cmeta/image/sif.py. */
@@ -94,6 +96,52 @@ enum cmeta_image_kind cmeta_image_look(const char *path, char code[3])
 	close(fd);
 	errno = saved;
 	return kind;
+}
+
+/* What the child tells of the image. */
+struct sight {
+	enum cmeta_image_kind kind;
+	int reason; /* errno */
+	char code[3];
+};
+
+static void tell_sight(const void *path)
+{
+	struct sight seen = {0};
+
+	seen.kind = cmeta_image_look(path, seen.code);
+	seen.reason = errno;
+	if (write(STDOUT_FILENO, &seen, sizeof(seen)) == (ssize_t)sizeof(seen))
+		_exit(0);
+}
+
+static bool is_whole_sight(const char *text, size_t length)
+{
+	(void)text;
+	return length == sizeof(struct sight);
+}
+
+enum cmeta_image_kind cmeta_image_look_within(const char *path, char code[3], int deadline_ms)
+{
+	long until = cmeta_now_ms() + deadline_ms;
+	struct sight seen = {.kind = CMETA_IMAGE_UNREADABLE, .reason = ECANCELED};
+	char told[sizeof(seen)];
+	struct cmeta_child child;
+	enum cmeta_child_end end;
+	size_t length = 0;
+
+	memset(code, 0, 3);
+	if (!cmeta_child_start(&child, tell_sight, path))
+		return CMETA_IMAGE_UNREADABLE;
+	end = cmeta_child_read(&child, until, told, sizeof(told), &length, is_whole_sight);
+	cmeta_child_end(&child, end == CMETA_CHILD_ANSWERED);
+	if (end == CMETA_CHILD_LATE)
+		return CMETA_IMAGE_LATE;
+	if (is_whole_sight(told, length))
+		memcpy(&seen, told, sizeof(seen));
+	memcpy(code, seen.code, 2);
+	errno = seen.reason;
+	return seen.kind;
 }
 
 static int find_code(const char *code)

@@ -2,19 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cache.h"
+#include "child.h"
 #include "clock.h"
 #include "text.h"
 
@@ -25,10 +21,6 @@ enum {
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
 	LOCK_FD = 3,                   /* in the matcher: held while the answer is looked for */
-	REAP_MS = 200,                 /* a killed child that is not gone by then hangs in the kernel;
-	                                  one that answered keeps its answer meanwhile */
-	MAX_CLOSED = 1 << 20,          /* descriptors closed one by one where the kernel has no better way */
-	LONGEST_PAUSE_NS = 640000,
 	EXEC_FAILED = 127,
 };
 
@@ -125,25 +117,9 @@ static void limit(int resource, rlim_t most)
 	setrlimit(resource, &now);
 }
 
-/* close_range() came with Linux 5.9 and glibc 2.34; RHEL 8 has neither, and a container may forbid it. */
-static void close_above_stderr(void)
-{
-	struct rlimit most = {.rlim_cur = MAX_CLOSED};
-
-#ifdef SYS_close_range
-	if (!syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0))
-		return;
-#endif
-	if (getrlimit(RLIMIT_NOFILE, &most) || most.rlim_cur > MAX_CLOSED)
-		most.rlim_cur = MAX_CLOSED;
-	for (int fd = STDERR_FILENO + 1; fd < (int)most.rlim_cur; fd++)
-		close(fd);
-}
-
 /* All that the child needs, made before it is. */
-struct child {
-	pid_t parent;
-	int answer_fd, null_fd, deadline_ms;
+struct matcher {
+	int deadline_ms;
 	const char *const *argv;
 	char *const *environment;
 	const char *cache; /* NULL: nothing is kept for this request */
@@ -152,25 +128,12 @@ struct child {
 
 /* In the child, between fork and exec: only functions that are safe there. Every file that a user
  * named, the cache's own among them, is looked at here, under the deadline, and never in sbatch. */
-static void become_matcher(const struct child *child)
+static void become_matcher(const void *context)
 {
-	sigset_t none;
+	const struct matcher *matcher = context;
 	int lock = -1;
 
-	setpgid(0, 0);
-	/* Out of the terminal's group, so ^C ends sbatch alone: nobody would be left to end us. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != child->parent)
-		_exit(EXEC_FAILED);
-	for (int signal_number = 1; signal_number < NSIG; signal_number++)
-		signal(signal_number, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* Both descriptors are above 2, see cmeta_matcher_run(). */
-	if (dup2(child->null_fd, STDIN_FILENO) < 0 || dup2(child->answer_fd, STDOUT_FILENO) < 0 ||
-	    dup2(child->null_fd, STDERR_FILENO) < 0)
-		_exit(EXEC_FAILED);
-	close_above_stderr();
-	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO, &lock))
+	if (matcher->cache && cmeta_cache_answer(matcher->cache, matcher->request, STDOUT_FILENO, &lock))
 		_exit(0);
 	if (lock == LOCK_FD) {
 		fcntl(LOCK_FD, F_SETFD, 0);
@@ -179,84 +142,25 @@ static void become_matcher(const struct child *child)
 		close(lock);
 	}
 	limit(RLIMIT_CORE, 0);
-	limit(RLIMIT_CPU, (rlim_t)child->deadline_ms / 1000 + 1);
+	limit(RLIMIT_CPU, (rlim_t)matcher->deadline_ms / 1000 + 1);
 	limit(RLIMIT_AS, (rlim_t)MAX_MEMORY_MB << 20);
 	limit(RLIMIT_NOFILE, MAX_OPEN_FILES);
-	execve(child->argv[0], (char *const *)child->argv, child->environment);
+	execve(matcher->argv[0], (char *const *)matcher->argv, matcher->environment);
 	_exit(EXEC_FAILED);
-}
-
-/* Read until the answer is complete or the pipe is closed. False when time or room is out. */
-static bool read_answer(int fd, long until, char *buffer, size_t *length, const char **trouble)
-{
-	for (;;) {
-		struct pollfd ready = {.fd = fd, .events = POLLIN};
-		long left = until - cmeta_now_ms();
-		ssize_t got;
-
-		if (left <= 0 || *length == MAX_ANSWER) {
-			*trouble = left <= 0 ? "did not answer in time" : "answered too much";
-			return false;
-		}
-		if (poll(&ready, 1, (int)left) <= 0)
-			continue; /* a signal, or the time is out: told above */
-		got = read(fd, buffer + *length, MAX_ANSWER - *length);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return true;
-		*length += (size_t)got;
-		if (cmeta_answer_is_complete(buffer, *length))
-			return true;
-	}
-}
-
-/* End the matcher's whole group, and collect the matcher; it is let finish by itself when leave is
- * true. Returns its wait status, or -1 when it did not end by itself: a process that waits for a dead
- * file system cannot even be killed, only left behind. */
-static int end_group(pid_t pid, bool leave)
-{
-	long until = cmeta_now_ms() + REAP_MS;
-	/* What answered from the cache is gone at once, and sbatch itself takes some 3 ms. */
-	struct timespec pause = {.tv_nsec = 10000};
-	siginfo_t ended = {0};
-	int status = -1;
-
-	if (!leave)
-		kill(-pid, SIGKILL);
-	while (!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) && !ended.si_pid &&
-	       cmeta_now_ms() < until) {
-		nanosleep(&pause, NULL);
-		if (pause.tv_nsec < LONGEST_PAUSE_NS)
-			pause.tv_nsec *= 2;
-	}
-	/* What the matcher may have left behind. As long as it is not collected, the number is its own. */
-	kill(-pid, SIGKILL);
-	return waitpid(pid, &status, WNOHANG) == pid && ended.si_pid ? status : -1;
-}
-
-static int open_above_stderr(int fd)
-{
-	int above;
-
-	if (fd < 0 || fd > STDERR_FILENO)
-		return fd;
-	above = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	close(fd);
-	return above;
 }
 
 bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer *answer,
 		       char **fault)
 {
-	const char *argv[MAX_ARGUMENTS], *trouble = NULL;
+	const char *argv[MAX_ARGUMENTS];
 	long until = cmeta_now_ms() + request->deadline_ms;
-	int pipe_fd[2] = {-1, -1}, null_fd = -1, status = -1;
+	enum cmeta_child_end end;
+	struct cmeta_child child;
+	int status;
 	char **environment = NULL, *buffer = NULL, *cache = NULL;
 	struct cmeta_cache_request kept = {0};
 	size_t length = 0, count;
-	bool good = false, closed;
-	pid_t pid, self = getpid();
+	bool good = false;
 
 	*answer = (struct cmeta_answer){0};
 	*fault = NULL;
@@ -270,30 +174,26 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	}
 	environment = make_environment();
 	buffer = malloc(MAX_ANSWER);
-	if (!environment || !buffer || pipe2(pipe_fd, O_CLOEXEC)) {
+	if (!environment || !buffer) {
 		*fault = cmeta_format("cannot prepare %s: %s", request->matcher, strerror(errno));
 		goto done;
 	}
-	pipe_fd[0] = open_above_stderr(pipe_fd[0]);
-	pipe_fd[1] = open_above_stderr(pipe_fd[1]);
-	null_fd = open_above_stderr(open("/dev/null", O_RDWR | O_CLOEXEC));
-	if (pipe_fd[0] < 0 || pipe_fd[1] < 0 || null_fd < 0 || (pid = fork()) < 0) {
+	if (!cmeta_child_start(&child, become_matcher,
+			       &(struct matcher){request->deadline_ms, argv, environment, cache,
+						 &kept})) {
 		*fault = cmeta_format("cannot start %s: %s", request->matcher, strerror(errno));
 		goto done;
 	}
-	if (pid == 0)
-		become_matcher(&(struct child){self, pipe_fd[1], null_fd, request->deadline_ms, argv,
-					       environment, cache, &kept});
-	setpgid(pid, pid); /* also here, so that the group exists whoever comes first */
-	close(pipe_fd[1]);
-	pipe_fd[1] = -1;
-	closed = read_answer(pipe_fd[0], until, buffer, &length, &trouble);
-	status = end_group(pid, closed);
-	good = closed && cmeta_answer_parse(buffer, length, answer);
+	end = cmeta_child_read(&child, until, buffer, MAX_ANSWER, &length,
+			       cmeta_answer_is_complete);
+	status = cmeta_child_end(&child, end == CMETA_CHILD_ANSWERED);
+	good = end == CMETA_CHILD_ANSWERED && cmeta_answer_parse(buffer, length, answer);
 	if (good)
 		goto done;
-	if (trouble)
-		*fault = cmeta_format("%s %s", request->matcher, trouble);
+	if (end == CMETA_CHILD_LATE)
+		*fault = cmeta_format("%s did not answer in time", request->matcher);
+	else if (end == CMETA_CHILD_TALKATIVE)
+		*fault = cmeta_format("%s answered too much", request->matcher);
 	else if (status >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == EXEC_FAILED)
 		*fault = cmeta_format("cannot run %s", request->matcher);
 	else if (status >= 0 && WIFSIGNALED(status))
@@ -305,12 +205,6 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	else
 		*fault = cmeta_format("%s gave no valid answer", request->matcher);
 done:
-	if (pipe_fd[0] >= 0)
-		close(pipe_fd[0]);
-	if (pipe_fd[1] >= 0)
-		close(pipe_fd[1]);
-	if (null_fd >= 0)
-		close(null_fd);
 	free_strings(environment);
 	free(kept.text);
 	free(cache);

@@ -109,6 +109,16 @@ def cluster(shared_cluster: Cluster, product: Product) -> Iterator[Cluster]:
     assert bad == {}, "slurm-cmeta never drains a node"
 
 
+@pytest.fixture
+def no_node_is_drained(cluster: Cluster) -> Iterator[None]:
+    """Look after the test that no node of its cluster is drained, or going to be.
+
+    The name `cluster` is looked up in the test's module first.
+    """
+    yield
+    assert "drain" not in cluster.run(["sinfo", "-h", "-N", "-o", "%N %T %E"]).stdout
+
+
 @pytest.fixture(scope="session")
 def _runtime() -> None:
     if not image_tools.have_apptainer():
@@ -116,3 +126,5 @@ def _runtime() -> None:
 
 
 needs_runtime = pytest.mark.usefixtures("_runtime")
+
+never_drained = pytest.mark.usefixtures("no_node_is_drained")

@@ -49,8 +49,3 @@ def soon(limit: float = DEADLINE) -> Iterator[None]:
     begun = time.monotonic()
     yield
     assert time.monotonic() - begun < limit + SLACK
-
-
-def never_drained(cluster: Cluster) -> None:
-    """Assert that no node is drained, or going to be."""
-    assert "drain" not in cluster.run(["sinfo", "-h", "-N", "-o", "%N %T %E"]).stdout

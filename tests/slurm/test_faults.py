@@ -14,21 +14,18 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from faults import SLACK, as_written, narrowed, never_drained, queue_only, soon
+from conftest import never_drained
+from faults import SLACK, as_written, narrowed, queue_only, soon
 from product import Product
 from test_submit import fields, said, sbatch
+
+pytestmark = never_drained
 
 
 @pytest.fixture(scope="module")
 def cluster(place: Path, product: Product) -> Iterator[Cluster]:
     with queue_only(place / "faults", product) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
-    yield
-    never_drained(cluster)
 
 
 # --- the matcher ----------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Node
-from conftest import PROJECT, ImageMaker
+from conftest import PROJECT, ImageMaker, never_drained
 from product import NODES, Product
 from test_submit import Done, fields, said, sbatch
+
+pytestmark = never_drained
 
 MODULES = ("cmeta", "cmeta_expression", "cmeta_nodes")
 IMAGE = "/images/img.sif"
@@ -55,12 +57,6 @@ def cluster(place: Path, product: Product) -> Iterator[Cluster]:
         job_submit=product.job_submit(),
     ) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
-    yield
-    assert "drain" not in cluster.run(["sinfo", "-h", "-N", "-o", "%N %T"]).stdout
 
 
 @pytest.fixture

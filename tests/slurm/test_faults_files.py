@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 import pytest
 from cluster import Cluster
-from faults import DEADLINE, SLACK, as_written, narrowed, never_drained, queue_only, soon
+from conftest import never_drained
+from faults import DEADLINE, SLACK, as_written, narrowed, queue_only, soon
 from hung_fs import STAGES, hung, mount, unmount
 from product import Product
 from test_submit import Done, sbatch
 from trouble import ToolError
+
+pytestmark = never_drained
 
 MS_RDONLY = 1
 
@@ -28,12 +31,6 @@ MS_RDONLY = 1
 def cluster(place: Path, product: Product) -> Iterator[Cluster]:
     with queue_only(place / "ff", product) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
-    yield
-    never_drained(cluster)
 
 
 # --- the user's cache -----------------------------------------------------------------------------
