@@ -106,4 +106,3 @@ def test_scancel_ends_the_job_while_the_node_waits(
     assert cluster.wait(job)["JobState"] == "CANCELLED"
     wait_for_idle(cluster)
     assert time.monotonic() - begun < UNKILLABLE
-    time.sleep(UNKILLABLE)
