@@ -15,6 +15,7 @@ from conftest import never_drained
 from faults import SLACK
 from hung_fs import STAGES, hung
 from product import Product
+from test_run import OCI_CONF
 from trouble import ToolError
 
 pytestmark = never_drained
@@ -25,14 +26,19 @@ UNKILLABLE = 5
 DEADLINE = 0.5
 
 
-@pytest.fixture(scope="module")
-def cluster(place: Path, product: Product) -> Iterator[Cluster]:
-    with Cluster(
-        place / "fn",
+@pytest.fixture(scope="module", params=["without oci.conf", "with oci.conf"])
+def cluster(request: pytest.FixtureRequest, place: Path, product: Product) -> Iterator[Cluster]:
+    there = request.param == "with oci.conf"
+    running = Cluster(
+        place / request.param.replace(" ", "-"),
         [Node("n1", "x86_64")],
         plugstack=[product.plugstack_line(f"deadline={DEADLINE}")],
         conf=[f"UnkillableStepTimeout={UNKILLABLE}"],
-    ) as running:
+        oci_conf=OCI_CONF.format(wrapper="/bin/false") if there else None,
+    )
+    if there and running.version < (23, 2):
+        pytest.skip("this Slurm's oci.conf takes no SIF files (IgnoreFileConfigJson came later)")
+    with running:
         yield running
 
 
