@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Node
-from conftest import never_drained
+from conftest import ImageMaker, never_drained
 from faults import SLACK
 from hung_fs import STAGES, hung
 from product import Product
-from test_run import OCI_CONF
+from test_run import HERE, OCI_CONF
 from trouble import ToolError
 
 pytestmark = never_drained
@@ -94,21 +94,45 @@ def test_a_step_ends_with_one_line(cluster: Cluster, image: Path) -> None:
     assert done.stderr.splitlines().count(line(image)) == 2
 
 
+def cancelled(cluster: Cluster, job: int) -> None:
+    """Start a held job; assert that it waits, and that scancel ends it."""
+    cluster.run(["scontrol", "release", str(job)])
+    until = time.monotonic() + 10
+    while cluster.job(job)["JobState"] != "RUNNING":
+        assert time.monotonic() < until, cluster.job(job)
+        time.sleep(0.1)
+    time.sleep(1)
+    assert cluster.job(job)["JobState"] == "RUNNING", cluster.output(job)
+    begun = time.monotonic()
+    cluster.run(["scancel", str(job)])
+    assert cluster.wait(job)["JobState"] == "CANCELLED"
+    wait_for_idle(cluster)
+    assert time.monotonic() - begun < UNKILLABLE
+
+
 def test_scancel_ends_the_job_while_the_node_waits(
     cluster: Cluster, image: Path, request: pytest.FixtureRequest
 ) -> None:
     """proctrack/linuxproc sends no signal to what is named slurmstepd."""
     job = cluster.submit("--hold", f"--container={image}", "--wrap=true")
     request.getfixturevalue("patient")
-    cluster.run(["scontrol", "release", str(job)])
-    until = time.monotonic() + 10
-    while cluster.job(job)["JobState"] != "RUNNING":
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    time.sleep(1)
-    assert cluster.job(job)["JobState"] == "RUNNING", "the node waits for the image"
-    begun = time.monotonic()
-    cluster.run(["scancel", str(job)])
-    assert cluster.wait(job)["JobState"] == "CANCELLED"
-    wait_for_idle(cluster)
-    assert time.monotonic() - begun < UNKILLABLE
+    cancelled(cluster, job)
+
+
+def test_scancel_ends_the_job_while_the_sites_program_does_not_answer(
+    cluster: Cluster, product: Product, make_image: ImageMaker, place: Path
+) -> None:
+    """The wait for cmeta-run has no deadline, and Slurm's signals arrive."""
+    if HERE != "x86_64":
+        pytest.skip("the test images that run are x86_64")
+    if cluster.conf_path.with_name("oci.conf").exists():
+        pytest.skip("with oci.conf the node starts nothing of the site's plugstack.conf")
+    job = cluster.submit("--hold", f"--container={make_image('plain')}", "--wrap=true")
+    try:
+        with hung(place / "hung-program", "mounted") as there:
+            cluster.set_plugstack([product.plugstack_line(f"run={there}/cmeta-run")])
+            cancelled(cluster, job)
+    except ToolError as error:
+        pytest.skip(str(error))
+    finally:
+        cluster.set_plugstack([product.plugstack_line(f"deadline={DEADLINE}")])
