@@ -78,18 +78,27 @@ static bool is_own(const struct stat *status)
 	return status->st_uid == geteuid() && !(status->st_mode & (S_IWGRP | S_IWOTH));
 }
 
-/* Make a directory and the one above it, so that the first submissions of a user wait for each other,
- * too. What fails is seen when it is opened. */
-static void make_directory(char *path)
+/* Make a directory and, with levels 2, the one above it, so that the first submissions of a user wait for
+ * each other, too. What fails is seen when it is opened. Never below what another user owns: `sudo sbatch`
+ * may keep the user's HOME, and would leave a directory of root's there. */
+static void make_directory(char *path, int levels)
 {
 	char *slash = strrchr(path, '/');
+	struct stat status;
+	int above;
 
-	if (slash && slash != path) {
-		*slash = '\0';
-		mkdir(path, 0700);
-		*slash = '/';
-	}
-	mkdir(path, 0700);
+	if (!slash || slash == path)
+		return;
+	*slash = '\0';
+	if (levels > 1)
+		make_directory(path, levels - 1);
+	above = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	*slash = '/';
+	if (above < 0)
+		return;
+	if (!fstat(above, &status) && status.st_uid == geteuid())
+		mkdirat(above, slash + 1, 0700);
+	close(above);
 }
 
 /* The directory that holds path, made if need be; -1 when it cannot be, or is not to be trusted. */
@@ -107,7 +116,7 @@ static int open_directory(const char *path, const char **name)
 	*name = slash + 1;
 	fd = open(directory, DIRECTORY_FLAGS);
 	if (fd < 0 && errno == ENOENT) {
-		make_directory(directory);
+		make_directory(directory, 2);
 		fd = open(directory, DIRECTORY_FLAGS);
 	}
 	if (fd >= 0 && (fstat(fd, &status) || !is_own(&status))) {

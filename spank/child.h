@@ -1,22 +1,39 @@
-/* A child that may touch what a user named. A process that waits for a dead file system cannot be
- * interrupted, so it has to be one that can be left behind. */
+/* A child with a deadline. What a user named may lie on a file system that never answers: it is
+ * looked at in a child, which can be left behind, and never in sbatch or in slurmstepd. */
 #ifndef CMETA_CHILD_H
 #define CMETA_CHILD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
-/* In the child, after fork(): /dev/null (null_fd) takes the place of stdin and stderr, answer_fd that
- * of stdout, and nothing else stays open: a child that is left behind must keep nobody's pipe open.
- * Both descriptors have to be above 2. It ends with its parent. False when that cannot be had. Safe
- * between fork() and exec(). */
-bool cmeta_child_begin(pid_t parent, int null_fd, int answer_fd);
+enum cmeta_child_end {
+	CMETA_CHILD_ANSWERED, /* all of it, or it has closed its output */
+	CMETA_CHILD_LATE,
+	CMETA_CHILD_TALKATIVE, /* it has more to say than there is room for */
+};
 
-/* The same descriptor, moved above 2; -1 when there is none. Closed on exec. */
-int cmeta_child_fd(int fd);
+struct cmeta_child {
+	pid_t pid;
+	int answer_fd;
+};
 
-/* Wait, for at most 0.2 s, until the child ends; kill it first unless leave is true. Returns its wait
- * status, or -1 when it did not end by itself. With group the whole group that it leads is ended. */
-int cmeta_child_end(pid_t pid, bool leave, bool group);
+/* Start a child of its own process group that calls body(context) and ends with its parent. Its
+ * signals are the default ones, stdin and stderr are /dev/null, stdout leads to answer_fd, and no
+ * other descriptor is open. body does only what is safe between fork() and exec(); when it returns,
+ * the child ends with status 127. Returns false, with errno set, when there is no child. */
+bool cmeta_child_start(struct cmeta_child *child, void (*body)(const void *context),
+		       const void *context);
+
+/* Read until is_complete() or the end of the output, at most size bytes, at the latest until the time
+ * of cmeta_now_ms() is `until`. */
+enum cmeta_child_end cmeta_child_read(const struct cmeta_child *child, long until, char *buffer,
+				      size_t size, size_t *length,
+				      bool (*is_complete)(const char *text, size_t length));
+
+/* End the child's whole group, and collect the child; with leave it may first finish by itself. Takes
+ * at most 0.2 s. Returns its wait status, or -1 when it did not end by itself: a process that waits
+ * for a dead file system cannot even be killed, only left behind. */
+int cmeta_child_end(struct cmeta_child *child, bool leave);
 
 #endif

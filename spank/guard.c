@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,81 +98,49 @@ enum cmeta_image_kind cmeta_image_look(const char *path, char code[3])
 	return kind;
 }
 
-/* What the child tells its parent. */
-struct seen {
+/* What the child tells of the image. */
+struct sight {
 	enum cmeta_image_kind kind;
-	int error;
+	int reason; /* errno */
 	char code[3];
 };
 
-/* In the child; only functions that are safe after fork(). */
-static void __attribute__((noreturn)) look_and_tell(const char *path, pid_t parent, int null_fd, int fd)
+static void tell_sight(const void *path)
 {
-	struct seen seen = {0};
+	struct sight seen = {0};
 
-	if (cmeta_child_begin(parent, null_fd, fd)) {
-		seen.kind = cmeta_image_look(path, seen.code);
-		seen.error = errno;
-		if (write(STDOUT_FILENO, &seen, sizeof(seen)) == (ssize_t)sizeof(seen))
-			_exit(0);
-	}
-	_exit(1);
+	seen.kind = cmeta_image_look(path, seen.code);
+	seen.reason = errno;
+	if (write(STDOUT_FILENO, &seen, sizeof(seen)) == (ssize_t)sizeof(seen))
+		_exit(0);
 }
 
-/* False where nothing, or half of it, came in time. A pipe takes so little as one piece. */
-static bool wait_for(int fd, long until, struct seen *seen)
+static bool is_whole_sight(const char *text, size_t length)
 {
-	for (;;) {
-		struct pollfd ready = {.fd = fd, .events = POLLIN};
-		long left = until - cmeta_now_ms();
-
-		if (left <= 0)
-			return false;
-		if (poll(&ready, 1, (int)left) > 0) {
-			struct seen got;
-
-			if (read(fd, &got, sizeof(got)) != (ssize_t)sizeof(got))
-				return false;
-			*seen = got;
-			return true;
-		}
-	}
+	(void)text;
+	return length == sizeof(struct sight);
 }
 
 enum cmeta_image_kind cmeta_image_look_within(const char *path, char code[3], int deadline_ms)
 {
 	long until = cmeta_now_ms() + deadline_ms;
-	struct seen seen = {.kind = CMETA_IMAGE_SILENT};
-	int pipe_fd[2] = {-1, -1}, null_fd = -1;
-	bool told = false;
-	pid_t pid = -1, self = getpid();
+	struct sight seen = {.kind = CMETA_IMAGE_UNREADABLE, .reason = ECANCELED};
+	char told[sizeof(seen)];
+	struct cmeta_child child;
+	enum cmeta_child_end end;
+	size_t length = 0;
 
-	if (!pipe2(pipe_fd, O_CLOEXEC)) {
-		pipe_fd[0] = cmeta_child_fd(pipe_fd[0]);
-		pipe_fd[1] = cmeta_child_fd(pipe_fd[1]);
-		null_fd = cmeta_child_fd(open("/dev/null", O_RDWR | O_CLOEXEC));
-	}
-	if (pipe_fd[0] >= 0 && pipe_fd[1] >= 0 && null_fd >= 0)
-		pid = fork();
-	if (pid == 0)
-		look_and_tell(path, self, null_fd, pipe_fd[1]);
-	if (pid < 0) {
-		seen = (struct seen){.kind = CMETA_IMAGE_UNREADABLE, .error = errno};
-	} else {
-		close(pipe_fd[1]);
-		pipe_fd[1] = -1;
-		told = wait_for(pipe_fd[0], until, &seen);
-		cmeta_child_end(pid, told, false);
-		if (!told && cmeta_now_ms() < until) /* somebody else ended it */
-			seen = (struct seen){.kind = CMETA_IMAGE_UNREADABLE, .error = ECHILD};
-	}
-	for (int i = 0; i < 2; i++)
-		if (pipe_fd[i] >= 0)
-			close(pipe_fd[i]);
-	if (null_fd >= 0)
-		close(null_fd);
-	memcpy(code, seen.code, sizeof(seen.code));
-	errno = seen.error;
+	memset(code, 0, 3);
+	if (!cmeta_child_start(&child, tell_sight, path))
+		return CMETA_IMAGE_UNREADABLE;
+	end = cmeta_child_read(&child, until, told, sizeof(told), &length, is_whole_sight);
+	cmeta_child_end(&child, end == CMETA_CHILD_ANSWERED);
+	if (end == CMETA_CHILD_LATE)
+		return CMETA_IMAGE_LATE;
+	if (is_whole_sight(told, length))
+		memcpy(&seen, told, sizeof(seen));
+	memcpy(code, seen.code, 2);
+	errno = seen.reason;
 	return seen.kind;
 }
 

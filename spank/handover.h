@@ -16,6 +16,9 @@
 #define CMETA_HANDOVER_REQUIRED "CMETA_REQUIRED"     /* what the image demands of every node */
 #define CMETA_HANDOVER_PREFERS "CMETA_PREFERS"       /* "image": the user has no --prefer */
 
+/* The verdict where the matcher gave no answer. */
+#define CMETA_VERDICT_FAULT "fault"
+
 /* In place of the image's path: an srun whose components have different images. */
 #define CMETA_SEVERAL_IMAGES "several"
 

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,9 +135,8 @@ static void limit(int resource, rlim_t most)
 }
 
 /* All that the child needs, made before it is. */
-struct child {
-	pid_t parent;
-	int answer_fd, null_fd, deadline_ms;
+struct matcher {
+	int deadline_ms;
 	const char *const *argv;
 	char *const *environment;
 	const char *cache; /* NULL: nothing is kept for this request */
@@ -147,15 +145,12 @@ struct child {
 
 /* In the child, between fork and exec: only functions that are safe there. Every file that a user
  * named, the cache's own among them, is looked at here, under the deadline, and never in sbatch. */
-static void become_matcher(const struct child *child)
+static void become_matcher(const void *context)
 {
+	const struct matcher *matcher = context;
 	int lock = -1;
 
-	/* Out of the terminal's group: ^C ends sbatch alone, and the child with it. */
-	setpgid(0, 0);
-	if (!cmeta_child_begin(child->parent, child->null_fd, child->answer_fd))
-		_exit(EXEC_FAILED);
-	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO, &lock))
+	if (matcher->cache && cmeta_cache_answer(matcher->cache, matcher->request, STDOUT_FILENO, &lock))
 		_exit(0);
 	if (lock == LOCK_FD) {
 		fcntl(LOCK_FD, F_SETFD, 0);
@@ -164,49 +159,25 @@ static void become_matcher(const struct child *child)
 		close(lock);
 	}
 	limit(RLIMIT_CORE, 0);
-	limit(RLIMIT_CPU, (rlim_t)child->deadline_ms / 1000 + 1);
+	limit(RLIMIT_CPU, (rlim_t)matcher->deadline_ms / 1000 + 1);
 	limit(RLIMIT_AS, (rlim_t)MAX_MEMORY_MB << 20);
 	limit(RLIMIT_NOFILE, MAX_OPEN_FILES);
-	execve(child->argv[0], (char *const *)child->argv, child->environment);
+	execve(matcher->argv[0], (char *const *)matcher->argv, matcher->environment);
 	_exit(EXEC_FAILED);
-}
-
-/* Read until the answer is complete or the pipe is closed. False when time or room is out. */
-static bool read_answer(int fd, long until, char *buffer, size_t *length, const char **trouble)
-{
-	for (;;) {
-		struct pollfd ready = {.fd = fd, .events = POLLIN};
-		long left = until - cmeta_now_ms();
-		ssize_t got;
-
-		if (left <= 0 || *length == MAX_ANSWER) {
-			*trouble = left <= 0 ? "did not answer in time" : "answered too much";
-			return false;
-		}
-		if (poll(&ready, 1, (int)left) <= 0)
-			continue; /* a signal, or the time is out: told above */
-		got = read(fd, buffer + *length, MAX_ANSWER - *length);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return true;
-		*length += (size_t)got;
-		if (cmeta_answer_is_complete(buffer, *length))
-			return true;
-	}
 }
 
 bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer *answer,
 		       char **fault)
 {
-	const char *argv[MAX_ARGUMENTS], *trouble = NULL;
+	const char *argv[MAX_ARGUMENTS];
 	long until = cmeta_now_ms() + request->deadline_ms;
-	int pipe_fd[2] = {-1, -1}, null_fd = -1, status = -1;
+	enum cmeta_child_end end;
+	struct cmeta_child child;
+	int status;
 	char **environment = NULL, *buffer = NULL, *cache = NULL;
 	struct cmeta_cache_request kept = {0};
 	size_t length = 0, count;
-	bool good = false, closed;
-	pid_t pid, self = getpid();
+	bool good = false;
 
 	*answer = (struct cmeta_answer){0};
 	*fault = NULL;
@@ -220,30 +191,26 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	}
 	environment = make_environment(cmeta_is_reference(request->image));
 	buffer = malloc(MAX_ANSWER);
-	if (!environment || !buffer || pipe2(pipe_fd, O_CLOEXEC)) {
+	if (!environment || !buffer) {
 		*fault = cmeta_format("cannot prepare %s: %s", request->matcher, strerror(errno));
 		goto done;
 	}
-	pipe_fd[0] = cmeta_child_fd(pipe_fd[0]);
-	pipe_fd[1] = cmeta_child_fd(pipe_fd[1]);
-	null_fd = cmeta_child_fd(open("/dev/null", O_RDWR | O_CLOEXEC));
-	if (pipe_fd[0] < 0 || pipe_fd[1] < 0 || null_fd < 0 || (pid = fork()) < 0) {
+	if (!cmeta_child_start(&child, become_matcher,
+			       &(struct matcher){request->deadline_ms, argv, environment, cache,
+						 &kept})) {
 		*fault = cmeta_format("cannot start %s: %s", request->matcher, strerror(errno));
 		goto done;
 	}
-	if (pid == 0)
-		become_matcher(&(struct child){self, pipe_fd[1], null_fd, request->deadline_ms, argv,
-					       environment, cache, &kept});
-	setpgid(pid, pid); /* also here, so that the group exists whoever comes first */
-	close(pipe_fd[1]);
-	pipe_fd[1] = -1;
-	closed = read_answer(pipe_fd[0], until, buffer, &length, &trouble);
-	status = cmeta_child_end(pid, closed, true);
-	good = closed && cmeta_answer_parse(buffer, length, answer);
+	end = cmeta_child_read(&child, until, buffer, MAX_ANSWER, &length,
+			       cmeta_answer_is_complete);
+	status = cmeta_child_end(&child, end == CMETA_CHILD_ANSWERED);
+	good = end == CMETA_CHILD_ANSWERED && cmeta_answer_parse(buffer, length, answer);
 	if (good)
 		goto done;
-	if (trouble)
-		*fault = cmeta_format("%s %s", request->matcher, trouble);
+	if (end == CMETA_CHILD_LATE)
+		*fault = cmeta_format("%s did not answer in time", request->matcher);
+	else if (end == CMETA_CHILD_TALKATIVE)
+		*fault = cmeta_format("%s answered too much", request->matcher);
 	else if (status >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == EXEC_FAILED)
 		*fault = cmeta_format("cannot run %s", request->matcher);
 	else if (status >= 0 && WIFSIGNALED(status))
@@ -255,12 +222,6 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	else
 		*fault = cmeta_format("%s gave no valid answer", request->matcher);
 done:
-	if (pipe_fd[0] >= 0)
-		close(pipe_fd[0]);
-	if (pipe_fd[1] >= 0)
-		close(pipe_fd[1]);
-	if (null_fd >= 0)
-		close(null_fd);
 	free_strings(environment);
 	free(kept.text);
 	free(cache);

@@ -127,26 +127,30 @@ static char *allocation_nodes(void)
 	return found;
 }
 
-/* True when the job was matched with this image when it was submitted, or could not be for a fault that
- * was told then: a step in it has the same. To be asked before forget_handover(). */
-static bool is_done_already(const char *image)
+/* True when a step of the job has nothing to add to what was found out when the job was submitted with
+ * this image: it was matched, or it could not be, and the user was told. To be asked before
+ * forget_handover(). */
+static bool is_settled(const char *image)
 {
 	const char *outer = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_IMAGE);
 	const char *verdict = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_VERDICT);
 
+	if (!image || !outer || !verdict || strcmp(outer, image))
+		return false;
+	if (!strcmp(verdict, CMETA_VERDICT_FAULT))
+		return true;
 	/* The components of a heterogeneous job share an environment, and have different nodes. */
-	return image && outer && verdict && !getenv("SLURM_HET_SIZE") &&
-	       (!strcmp(verdict, "match") || !strcmp(verdict, "fault")) && !strcmp(outer, image);
+	return !strcmp(verdict, "match") && !getenv("SLURM_HET_SIZE");
 }
 
 /* What a tag means may change while a job waits: its nodes take what was looked at when it was
  * submitted. The steps of a job take what the job did; on the heap, to be asked before
  * forget_handover(). */
-static char *pinned_already(bool matched)
+static char *pinned_already(bool settled)
 {
 	const char *pinned = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_PINNED);
 
-	return matched && pinned && cmeta_is_reference(pinned) ? strdup(pinned) : NULL;
+	return settled && pinned && cmeta_is_reference(pinned) ? strdup(pinned) : NULL;
 }
 
 static void say_settings_error(const struct cmeta_settings *settings)
@@ -232,13 +236,19 @@ static void read_step(struct cmeta_wishes *wishes)
 	};
 }
 
+/* The nodes are told as well, so that the steps of the job do not find the same fault again. */
+static void hand_over_fault(spank_t spank)
+{
+	hand_to_node(spank, CMETA_HANDOVER_VERDICT, CMETA_VERDICT_FAULT);
+}
+
 /* A fault of ours: the job goes on. No sentence means that there was no memory for one. */
 static void say_fault(spank_t spank, const char *fault, bool step)
 {
 	cmeta_say("warning: %s; the %s", fault ? fault : "out of memory",
 		  step ? "step is started all the same" : "job is submitted as it is");
 	if (!step)
-		hand_to_node(spank, CMETA_HANDOVER_VERDICT, "fault"); /* for salloc's steps, too */
+		hand_over_fault(spank);
 }
 
 static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
@@ -313,7 +323,7 @@ static void tell_nodes(spank_t spank, const char *image)
 
 void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode)
 {
-	bool usable = cmeta_client_usable(), step = is_step(), matched;
+	bool usable = cmeta_client_usable(), step = is_step(), settled;
 	char *container = usable ? cmeta_client_get("container") : NULL, *image = NULL, *pinned;
 	struct cmeta_wishes wishes;
 
@@ -321,32 +331,34 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 		cmeta_changes_forget();
 	if (container && mode != CMETA_OFF)
 		image = make_absolute(container);
-	matched = is_done_already(image);
-	pinned = pinned_already(matched);
+	settled = step && mode != CMETA_EXPLAIN && is_settled(image);
+	pinned = pinned_already(settled);
 	forget_handover(spank);
 	if (!usable)
 		return;
 	tell_nodes(spank, image);
 	if (pinned)
 		hand_to_node(spank, CMETA_HANDOVER_PINNED, pinned);
+	if (settled)
+		goto done;
 	if (mode != CMETA_OFF && !image && (container || !cmeta_client_is_complete())) {
 		say_fault(spank, "the path of the image cannot be told", step);
 	} else if (container && mode == CMETA_OFF) {
 		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
 	} else if (image && settings->error) {
 		say_settings_error(settings);
-		hand_over(spank, CMETA_HANDOVER_VERDICT, "fault");
+		hand_over_fault(spank);
 	} else if (image && !step) {
 		cmeta_wishes_read(&wishes, cmeta_client_get);
 		decide(spank, settings, mode, image, &wishes, false);
 		cmeta_wishes_free(&wishes);
-	} else if (image && (!matched || mode == CMETA_EXPLAIN) &&
-		   (!is_no_path(image) || cmeta_is_reference(image))) {
+	} else if (image && (!is_no_path(image) || cmeta_is_reference(image))) {
 		read_step(&wishes);
 		if (wishes.nodelist)
 			decide(spank, settings, mode, image, &wishes, true);
 		cmeta_wishes_free(&wishes);
 	}
+done:
 	free(pinned);
 	free(image);
 	free(container);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -174,6 +175,9 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 
 	if (!image || !*image)
 		return;
+	/* proctrack/linuxproc sends no signal to what is named slurmstepd (kill_tree.c), and from here on
+	 * this process touches what may lie on a file system that does not answer. */
+	prctl(PR_SET_NAME, "cmeta-task");
 	node = node_name(spank, host, sizeof(host));
 	if (!strcmp(image, CMETA_SEVERAL_IMAGES)) {
 		if (slurm_runs_containers())
@@ -191,13 +195,11 @@ void cmeta_task_init(spank_t spank, const struct cmeta_settings *settings)
 				       pinned && cmeta_is_reference(pinned) ? pinned : image, node);
 		return;
 	}
-	/* A task is named slurmstepd until its exec, and Slurm sends no signal to what is named so: while
-	 * it waited for a dead file system, nobody could end the job. */
 	switch (cmeta_image_look_within(image, code, settings->deadline_ms)) {
-	case CMETA_IMAGE_SILENT:
-		cmeta_say("error: node %s got no answer in %g s when it looked at the image %s: its file "
-			  "system does not answer; tell the administrator",
-			  node, settings->deadline_ms / 1000.0, image);
+	case CMETA_IMAGE_LATE:
+		cmeta_say("error: node %s could not read the image %s within %g s; submit it again with "
+			  "--exclude=%s, and tell the administrator", node, image,
+			  settings->deadline_ms / 1000.0, node);
 		end_task(127);
 	case CMETA_IMAGE_UNREADABLE:
 		cmeta_say("error: node %s cannot read the image %s: %s", node, image, strerror(errno));

@@ -76,12 +76,20 @@ def _sum(data: bytes) -> bytes:
 
 
 def _make_directory(path: str) -> None:
+    """Make it if need be. Raises OSError, also where the directory above it is another user's:
+    `sudo sbatch` may keep the user's HOME, and must not leave a directory of root's there."""
     if os.path.lexists(path):
         return
+    above, name = os.path.split(path)
+    place = os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.mkdir(path, 0o700)
+        if os.fstat(place).st_uid != os.geteuid():
+            raise PermissionError(f"{above} is another user's")
+        os.mkdir(name, 0o700, dir_fd=place)
     except FileExistsError:  # another process of this user's was faster
         return
+    finally:
+        os.close(place)
 
 
 def _open_directory(path: str) -> int:

@@ -109,16 +109,14 @@ def cluster(shared_cluster: Cluster, product: Product) -> Iterator[Cluster]:
     assert bad == {}, "slurm-cmeta never drains a node"
 
 
-def never_drained(cluster: Cluster) -> None:
-    """Assert that no node is drained, or going to be."""
-    assert "drain" not in cluster.run(["sinfo", "-h", "-N", "-o", "%N %T %E"]).stdout
-
-
 @pytest.fixture
 def no_node_is_drained(cluster: Cluster) -> Iterator[None]:
-    """Assert it of the test module's own cluster after each test."""
+    """Look after the test that no node of its cluster is drained, or going to be.
+
+    The name `cluster` is looked up in the test's module first.
+    """
     yield
-    never_drained(cluster)
+    assert "drain" not in cluster.run(["sinfo", "-h", "-N", "-o", "%N %T %E"]).stdout
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +126,5 @@ def _runtime() -> None:
 
 
 needs_runtime = pytest.mark.usefixtures("_runtime")
+
+never_drained = pytest.mark.usefixtures("no_node_is_drained")

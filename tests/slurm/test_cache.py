@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import time
 from collections.abc import Iterator
@@ -163,6 +164,26 @@ def test_without_a_home_nothing_is_kept_and_all_works(
         done = sbatch(cluster, f"--container={arm}", env={"HOME": "", "XDG_CACHE_HOME": ""})
         assert fields(cluster, done)["Features"] == "aarch64"
         assert counted.runs == before + number
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+def test_root_leaves_nothing_in_a_users_home(
+    variable: str, cluster: Cluster, arm: Path, place: Path
+) -> None:
+    """As `sudo sbatch` does where sudo keeps HOME: the user could not write to root's directory."""
+    home = place / f"home of alice for {variable}"
+    home.mkdir()
+    alice = pwd.getpwnam("alice").pw_uid
+    os.chown(home, alice, -1)
+    where = {"HOME": str(home), "XDG_CACHE_HOME": "", variable: str(home)}
+    for _ in range(2):
+        done = sbatch(cluster, f"--container={arm}", env=where)
+        assert fields(cluster, done)["Features"] == "aarch64"
+    assert list(home.iterdir()) == []
+    sbatch(cluster, f"--container={arm}", user="alice", env=where)
+    made = list(home.rglob("*"))
+    assert "lock" in {path.name for path in made}
+    assert {path.stat().st_uid for path in made} == {alice}
 
 
 def test_many_submissions_at_once_run_one_matcher(

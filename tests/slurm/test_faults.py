@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
+from conftest import never_drained
 from faults import SLACK, as_written, narrowed, queue_only, soon
 from product import Product
 from test_submit import fields, said, sbatch
 
-pytestmark = pytest.mark.usefixtures("no_node_is_drained")
+pytestmark = never_drained
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Node
-from conftest import PROJECT, ImageMaker
+from conftest import PROJECT, ImageMaker, never_drained
 from product import NODES, Product
 from test_submit import Done, fields, said, sbatch
 
-pytestmark = pytest.mark.usefixtures("no_node_is_drained")
+pytestmark = never_drained
 
 MODULES = ("cmeta", "cmeta_expression", "cmeta_nodes")
 IMAGE = "/images/img.sif"

@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import pytest
 from cluster import Cluster
+from conftest import never_drained
 from faults import DEADLINE, SLACK, as_written, narrowed, queue_only, soon
 from hung_fs import STAGES, hung, mount, unmount
 from product import Product
 from test_submit import Done, sbatch
 from trouble import ToolError
 
-pytestmark = pytest.mark.usefixtures("no_node_is_drained")
+pytestmark = never_drained
 
 MS_RDONLY = 1
 

@@ -1,6 +1,6 @@
-"""The fault matrix of compute nodes: an image on a file system that stopped answering.
+"""The fault matrix of the compute node: an image whose file system does not answer there.
 
-docs/faults.md lists the rows. What else goes wrong on a node is in test_run.py.
+docs/faults.md lists the rows.
 """
 
 from __future__ import annotations
@@ -11,99 +11,128 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Node
-from conftest import never_drained
-from faults import soon
+from conftest import ImageMaker, never_drained
+from faults import SLACK
 from hung_fs import STAGES, hung
 from product import Product
+from test_run import HERE, OCI_CONF
 from trouble import ToolError
 
-DEADLINE = 1.0
-"""The plugin's, in seconds: here and at submit."""
+pytestmark = never_drained
 
-UNKILLABLE = 4
-"""Seconds after which Slurm drains a node whose step cannot be ended; never less than it takes."""
+UNKILLABLE = 5
+"""UnkillableStepTimeout in seconds: slurmd drains a node with processes that outlive it."""
+
+DEADLINE = 0.5
 
 
-@pytest.fixture(scope="module")
-def cluster(place: Path, product: Product) -> Iterator[Cluster]:
-    with Cluster(
-        place / "fn",
-        [Node("mid1", "x86_64,x86_64_v3,zen3")],
+@pytest.fixture(scope="module", params=["without oci.conf", "with oci.conf"])
+def cluster(request: pytest.FixtureRequest, place: Path, product: Product) -> Iterator[Cluster]:
+    there = request.param == "with oci.conf"
+    running = Cluster(
+        place / request.param.replace(" ", "-"),
+        [Node("n1", "x86_64")],
         plugstack=[product.plugstack_line(f"deadline={DEADLINE}")],
-        conf=[f"UnkillableStepTimeout={UNKILLABLE}", "KillWait=1"],
-    ) as running:
+        conf=[f"UnkillableStepTimeout={UNKILLABLE}"],
+        oci_conf=OCI_CONF.format(wrapper="/bin/false") if there else None,
+    )
+    if there and running.version < (23, 2):
+        pytest.skip("this Slurm's oci.conf takes no SIF files (IgnoreFileConfigJson came later)")
+    with running:
         yield running
 
 
 @pytest.fixture(params=STAGES)
-def silent(place: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Return an image's path on a file system that stopped answering."""
+def image(request: pytest.FixtureRequest, cluster: Cluster, place: Path) -> Iterator[Path]:
+    """Return an image on a file system that does not answer, from one of the stages on."""
     try:
-        with hung(place / f"{request.node.originalname} {request.param}", request.param) as there:
+        with hung(place / f"hung on node {request.node.name}", request.param) as there:
             yield there / "img.sif"
+            # While the file system hangs: nothing that it holds back belongs to the node's jobs.
+            wait_for_idle(cluster)
     except ToolError as error:
         pytest.skip(str(error))
 
 
-def healthy(cluster: Cluster) -> None:
-    """Assert that the node is free again, and stays so beyond UnkillableStepTimeout."""
-    until = time.monotonic() + UNKILLABLE + 1
-    while time.monotonic() < until:
-        never_drained(cluster)
-        time.sleep(1)
-    assert set(cluster.node_states().values()) == {"idle"}
+@pytest.fixture
+def patient(cluster: Cluster, product: Product) -> Iterator[None]:
+    """Have the node wait for images longer than any test does."""
+    cluster.set_plugstack([product.plugstack_line("deadline=60")])
+    yield
+    cluster.set_plugstack([product.plugstack_line(f"deadline={DEADLINE}")])
 
 
-def test_an_image_whose_file_system_does_not_answer_ends_the_task(
-    cluster: Cluster, silent: Path
-) -> None:
-    with soon(3 * DEADLINE):
-        job = cluster.submit(f"--container={silent}", "--wrap=echo never")
-        fields = cluster.wait(job)
-    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "127:0")
-    (line,) = cluster.output(job).splitlines()
-    assert line.startswith("cmeta: error: node mid1 got no answer in 1 s when it looked at the ")
-
-
-def test_a_job_that_waits_for_a_silent_file_system_can_be_cancelled(
-    cluster: Cluster, product: Product, silent: Path
-) -> None:
-    """Until its exec a task is named slurmstepd, to which Slurm sends no signal."""
-    cluster.set_plugstack([product.plugstack_line("deadline=3")])
-    script = cluster.layout.work / "step.sh"
-    script.write_text(
-        "#!/bin/sh\n"
-        f"export SLURM_SPANK_CMETA_IMAGE='{silent}' SLURM_SPANK_CMETA_VERDICT=fault\n"
-        f"srun --container='{silent}' true\n"
-    )
-    job = cluster.submit(str(script))
-    until = time.monotonic() + 10
-    while f"{job}.0" not in cluster.run(["squeue", "-h", "-s", "-o", "%i"]).stdout:
-        assert time.monotonic() < until, (cluster.job(job), cluster.output(job))
+def wait_for_idle(cluster: Cluster) -> None:
+    """Wait until no step is left on the node; fails when its state becomes another one."""
+    until = time.monotonic() + 3 * UNKILLABLE
+    while (state := cluster.node_states()["n1"]) != "idle":
+        assert "drain" not in state
+        assert time.monotonic() < until, state
         time.sleep(0.1)
-    with soon(2 * 3):  # Slurm itself tries signals for some seconds
-        cluster.run(["scancel", str(job)])
-        assert cluster.wait(job)["JobState"] == "CANCELLED"
-    healthy(cluster)
 
 
-def test_a_fault_is_told_once(cluster: Cluster, product: Product, place: Path) -> None:
-    """At submit, and not again in each step of the job; the same for an allocation.
+def line(image: Path) -> str:
+    return (
+        f"cmeta: error: node n1 could not read the image {image} within {DEADLINE} s; "
+        "submit it again with --exclude=n1, and tell the administrator"
+    )
 
-    The image is none that this plugin runs, so that the job's script sees the cluster.
-    """
-    image = place / "no-image-for-steps"
-    image.write_text("not a SIF\n")
-    faulty = place / "faulty-for-steps"
-    faulty.write_text("#!/bin/sh\nexit 3\n")
-    faulty.chmod(0o755)
-    cluster.set_plugstack([product.plugstack_line(f"matcher={faulty}")])
-    step = f"srun --container={image} echo started"
-    script = cluster.layout.work / "two-steps.sh"
-    script.write_text(f"#!/bin/sh\n{step}\n{step}\n")
-    job = cluster.submit(f"--container={image}", str(script))
-    cluster.wait(job)
-    assert cluster.output(job) == "started\nstarted\n"
-    done = cluster.run(["salloc", "-Q", f"--container={image}", "sh", "-c", f"{step}; {step}"])
-    told = [line for line in done.stderr.splitlines() if "exit status 3" in line]
-    assert len(told) == 1, done.stderr
+
+def test_a_batch_job_ends_with_one_line(cluster: Cluster, image: Path) -> None:
+    job = cluster.submit(f"--container={image}", "--wrap=true")
+    fields = cluster.wait(job, timeout=10)
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "127:0")
+    assert cluster.output(job) == f"{line(image)}\n"
+    assert fields["RunTime"] <= "00:00:04"
+
+
+def test_a_step_ends_with_one_line(cluster: Cluster, image: Path) -> None:
+    begun = time.monotonic()
+    done = cluster.run(["srun", "-n2", f"--container={image}", "true"])
+    assert time.monotonic() - begun < 2 * DEADLINE + 2 * SLACK
+    assert done.returncode == 127
+    assert done.stderr.splitlines().count(line(image)) == 2
+
+
+def cancelled(cluster: Cluster, job: int) -> None:
+    """Start a held job; assert that it waits, and that scancel ends it."""
+    cluster.run(["scontrol", "release", str(job)])
+    until = time.monotonic() + 10
+    while cluster.job(job)["JobState"] != "RUNNING":
+        assert time.monotonic() < until, cluster.job(job)
+        time.sleep(0.1)
+    time.sleep(1)
+    assert cluster.job(job)["JobState"] == "RUNNING", cluster.output(job)
+    begun = time.monotonic()
+    cluster.run(["scancel", str(job)])
+    assert cluster.wait(job)["JobState"] == "CANCELLED"
+    wait_for_idle(cluster)
+    assert time.monotonic() - begun < UNKILLABLE
+
+
+def test_scancel_ends_the_job_while_the_node_waits(
+    cluster: Cluster, image: Path, request: pytest.FixtureRequest
+) -> None:
+    """proctrack/linuxproc sends no signal to what is named slurmstepd."""
+    job = cluster.submit("--hold", f"--container={image}", "--wrap=true")
+    request.getfixturevalue("patient")
+    cancelled(cluster, job)
+
+
+def test_scancel_ends_the_job_while_the_sites_program_does_not_answer(
+    cluster: Cluster, product: Product, make_image: ImageMaker, place: Path
+) -> None:
+    """The wait for cmeta-run has no deadline, and Slurm's signals arrive."""
+    if HERE != "x86_64":
+        pytest.skip("the test images that run are x86_64")
+    if cluster.conf_path.with_name("oci.conf").exists():
+        pytest.skip("with oci.conf the node starts nothing of the site's plugstack.conf")
+    job = cluster.submit("--hold", f"--container={make_image('plain')}", "--wrap=true")
+    try:
+        with hung(place / "hung-program", "mounted") as there:
+            cluster.set_plugstack([product.plugstack_line(f"run={there}/cmeta-run")])
+            cancelled(cluster, job)
+    except ToolError as error:
+        pytest.skip(str(error))
+    finally:
+        cluster.set_plugstack([product.plugstack_line(f"deadline={DEADLINE}")])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Node
-from conftest import ImageMaker, needs_runtime
+from conftest import ImageMaker, needs_runtime, never_drained
 from product import Product
 from test_submit import sbatch
 
-pytestmark = needs_runtime
+pytestmark = [needs_runtime, never_drained]
 
 HERE = os.uname().machine
 
@@ -246,12 +246,6 @@ def test_an_image_that_was_replaced_since_submit_is_told(
     cluster.run(["scontrol", "release", str(job)])
     assert cluster.wait(job)["ExitCode"] == "126:0"
     assert "replaced.sif, which is built for aarch64" in cluster.output(job)
-
-
-@pytest.fixture(autouse=True)
-def _no_node_is_drained(cluster: Cluster) -> Iterator[None]:
-    yield
-    assert cluster.run(["sinfo", "-h", "-R", "-o", "%n %E"]).stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,14 @@ def test_no_process_of_ours_runs_as_root_and_root_opens_no_image(
     for program, function in (
         ("sbatch", "fork"),  # the matcher
         ("sbatch", "execve"),
-        ("slurmstepd", "open"),  # the last guard
+        ("slurmstepd", "fork"),  # the last guard
+        ("slurmstepd", "open"),
     ):
         assert [c for c in found if (c.program, c.function) == (program, function)], found
     assert {c.euid for c in found} == {alice}
     assert {c.program for c in found} & {"slurmctld", "slurmd", "munged"} == set()
+    # Before the task no program is started; the guard's child is slurmstepd's own code.
     in_step = {c.function for c in found if c.program == "slurmstepd"}
-    # A child looks at the image; nothing is started before the task.
     assert in_step <= {"open", "access", "fopen", "fork"}
 
 

@@ -122,6 +122,41 @@ def test_a_step_in_the_jobs_own_image_is_not_looked_at_again(
     assert len(matched(zen4, f"{handed} SLURM_HET_SIZE=2")) == 1
 
 
+@pytest.mark.parametrize("submit", ["sbatch", "salloc"])
+@pytest.mark.parametrize("fault", ["exit 3", "sleep 60", "deadlin=2"])
+def test_a_fault_is_told_once(
+    submit: str, fault: str, cluster: Cluster, product: Product, place: Path, tmp_path: Path
+) -> None:
+    """The image is none that this plugin runs, so that the script sees the cluster."""
+    image, log, matcher = place / "once", tmp_path / "matched", tmp_path / "matcher"
+    for path, text in ((image, "not a SIF\n"), (place / "twice", "not a SIF either\n")):
+        path.write_text(text)
+        path.chmod(0o644)
+    matcher.write_text(f"#!/bin/sh\necho >> {log}\n{'exit 3' if '=' in fault else fault}\n")
+    matcher.chmod(0o755)
+    log.touch()
+    wrong = fault if "=" in fault else ""
+    cluster.set_plugstack([product.plugstack_line(f"matcher={matcher}", "deadline=0.3", wrong)])
+    step = f"srun --container={image}"
+    script = f"{step} true; {step} true; {step} --cmeta=explain true; echo apart >&2; "
+    script += f"srun --container={place}/twice true"
+    if submit == "salloc":
+        done = in_allocation(cluster, "top1", script, f"--container={image}")
+        lines = said(done)
+    else:
+        printed = tmp_path / "printed"
+        options = ["--wait", "-wtop1", f"--output={printed}", f"--container={image}"]
+        done = cluster.run(["sbatch", *options], input=f"#!/bin/sh\n{script}\n")
+        lines = [*said(done), *printed.read_text().splitlines()]
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in lines if line == "apart" or line.startswith("cmeta: warning: ")]
+    assert warnings[0].endswith("; the job is submitted as it is")
+    assert warnings[1] != "apart"  # the step that asks for an explanation
+    assert warnings[2] == "apart"
+    assert len(warnings) == 4, warnings  # another image
+    assert len(log.read_text().splitlines()) == (0 if wrong else 3)
+
+
 def test_submissions_from_within_a_job_inherit_nothing(
     cluster: Cluster, place: Path, zen4: Path, make_image: ImageMaker
 ) -> None:

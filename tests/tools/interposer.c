@@ -216,10 +216,10 @@ int stat(const char *path, struct stat *status)
 	return REAL(stat)(path, status);
 }
 
-int mkdir(const char *path, mode_t mode)
+int mkdirat(int directory, const char *path, mode_t mode)
 {
-	watch(CALLER, "mkdir", path);
-	return REAL(mkdir)(path, mode);
+	watch(CALLER, "mkdirat", path);
+	return REAL(mkdirat)(directory, path, mode);
 }
 
 FILE *fopen(const char *path, const char *mode)

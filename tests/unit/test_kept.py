@@ -359,6 +359,16 @@ def test_no_home_is_made(tmp_path: Path) -> None:
     assert (home / ".cache").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act in another user's home")
+@pytest.mark.parametrize("below", [".cache/slurm-cmeta", "slurm-cmeta"])
+def test_nothing_is_made_in_another_users_home(tmp_path: Path, below: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    assert not place.write(str(home / below / "001"), b"x")
+    assert list(home.iterdir()) == []
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     directory = tmp_path / "slurm-cmeta"
     code = "import resource, signal, sys; from slurm_cmeta.kept import place\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import stat
 import struct
 import subprocess
@@ -40,6 +42,7 @@ void cmeta_settings_free(struct cmeta_settings *settings);
 char *cmeta_settings_locate(const char *slurm_conf, const char *argument);
 
 int cmeta_image_look(const char *path, char code[3]);
+int cmeta_image_look_within(const char *path, char code[3], int deadline_ms);
 const char *cmeta_architecture_of(const char *code);
 bool cmeta_machine_runs(const char *machine, const char *code);
 
@@ -287,7 +290,7 @@ def test_a_wrong_setting_is_found_in_its_file(core: Any, tmp_path: Path) -> None
 
 # --- the last guard -----------------------------------------------------------------------------
 
-UNREADABLE, OTHER, SIF = range(3)
+UNREADABLE, LATE, OTHER, SIF = range(4)
 
 
 def sif(code: bytes, used: int = 1, parttype: int = 2, total: int = 2, table: int = 4096) -> bytes:
@@ -326,6 +329,27 @@ def test_the_guard_reads_the_architecture(
     found = ffi.new("char[3]")
     assert core.cmeta_image_look(str(path).encode(), found) == kind
     assert text(found) == code
+    assert core.cmeta_image_look_within(str(path).encode(), found, 20_000) == kind
+    assert text(found) == code
+
+
+def test_the_guards_child_tells_why_and_leaves_nothing(core: Any, tmp_path: Path) -> None:
+    path, found = tmp_path / "img.sif", ffi.new("char[3]", b"04")
+    descriptors = os.listdir("/proc/self/fd")
+    assert core.cmeta_image_look_within(str(path).encode(), found, 20_000) == UNREADABLE
+    assert (ffi.errno, text(found)) == (errno.ENOENT, "")
+    path.write_bytes(sif(b"04"))
+    assert core.cmeta_image_look_within(str(path).encode(), found, 0) == LATE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        assert core.cmeta_image_look_within(str(path).encode(), found, 20_000) == UNREADABLE
+        assert ffi.errno == errno.EMFILE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.listdir("/proc/self/fd") == descriptors
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_the_guard_never_blocks(core: Any, tmp_path: Path) -> None:
