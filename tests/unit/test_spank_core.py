@@ -35,6 +35,7 @@ enum cmeta_mode { CMETA_UNSET, CMETA_OFF, CMETA_ON, CMETA_EXPLAIN };
 struct cmeta_settings {
     enum cmeta_mode default_mode; const char *matcher; const char *config; const char *slurm_conf;
     int deadline_ms; const char *run; const char *runtime; const char *const *runtime_options;
+    const char *pull; const char *store; const char *store_size; const char *pull_timeout;
     char *error; const char *wrong;
 };
 void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const argv[]);
@@ -205,6 +206,7 @@ def settings(core: Any, *arguments: str) -> dict[str, Any]:
         "run": text(read.run),
         "runtime": text(read.runtime),
         "runtime_options": options,
+        "pulls": [text(p) for p in (read.pull, read.store, read.store_size, read.pull_timeout)],
         "error": text(read.error),
     }
     core.cmeta_settings_free(read)
@@ -221,6 +223,7 @@ def test_settings_by_default(core: Any) -> None:
         "run": "/usr/local/libexec/slurm-cmeta/cmeta-run",
         "runtime": None,
         "runtime_options": [],
+        "pulls": [None] * 4,
         "error": None,
     }
 
@@ -237,6 +240,10 @@ def test_every_setting_is_read(core: Any) -> None:
         "runtime=/a",
         "runtime_option=--nv",
         "runtime_option=--bind=/scratch",
+        "pull=/p",
+        "store=/d",
+        "store_size=20G",
+        "pull_timeout=60",
     )
     assert found == {
         "mode": core.CMETA_OFF,
@@ -247,6 +254,7 @@ def test_every_setting_is_read(core: Any) -> None:
         "run": "/r",
         "runtime": "/a",
         "runtime_options": ["--nv", "--bind=/scratch"],
+        "pulls": ["/p", "/d", "20G", "60"],
         "error": None,
     }
 
@@ -265,6 +273,13 @@ def test_every_setting_is_read(core: Any) -> None:
         "matcher=cmeta-decide",
         "runtime=",
         "runtime_option=",
+        "pull=cmeta",
+        "store=here",
+        "store_size=20X",
+        "store_size=G",
+        "store_size=20GB",
+        "pull_timeout=0",
+        "pull_timeout=1h",
         "matcher",
         "",
     ],
