@@ -77,7 +77,8 @@ install:
 	}; \
 	for name in $(COMMANDS); do script "$${name%:*}" -I "$${name#*:} import main; sys.exit(main())"; done; \
 	script cmeta-decide -IS "decide import run; run()"
-	install -m 644 lua/cmeta.lua lua/cmeta_expression.lua lua/cmeta_nodes.lua $(DESTDIR)$(PREFIX)/share/slurm-cmeta/
+	install -m 644 lua/cmeta.lua lua/cmeta_expression.lua lua/cmeta_log.lua lua/cmeta_nodes.lua \
+	  $(DESTDIR)$(PREFIX)/share/slurm-cmeta/
 	for section in 1 5 8; do \
 	  install -d $(DESTDIR)$(MANDIR)/man$$section; \
 	  install -m 644 docs/man/*.$$section $(DESTDIR)$(MANDIR)/man$$section/; \

@@ -29,6 +29,7 @@ enum {
 	                                  one that answered keeps its answer meanwhile */
 	MAX_CLOSED = 1 << 20,          /* descriptors closed one by one where the kernel has no better way */
 	LONGEST_PAUSE_NS = 640000,
+	FROM_CACHE = 64, /* exit status of a child that had the answer, and ran no matcher */
 	EXEC_FAILED = 127,
 };
 
@@ -188,7 +189,7 @@ static void become_matcher(const struct child *child)
 		_exit(EXEC_FAILED);
 	close_above_stderr();
 	if (child->cache && cmeta_cache_answer(child->cache, child->request, STDOUT_FILENO, &lock))
-		_exit(0);
+		_exit(FROM_CACHE);
 	if (lock == LOCK_FD) {
 		fcntl(LOCK_FD, F_SETFD, 0);
 	} else if (lock >= 0) {
@@ -307,6 +308,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 	closed = read_answer(pipe_fd[0], until, buffer, &length, &trouble);
 	status = end_group(pid, closed);
 	good = closed && cmeta_answer_parse(buffer, length, answer);
+	answer->cached = status >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == FROM_CACHE;
 	if (good)
 		goto done;
 	if (trouble)

@@ -161,11 +161,11 @@ def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
     if on_error == "reject":
         level, ending = "error", ""
     message = f"{level}: {clean(reason, MAX_MESSAGE)}{ending}"
-    return _lines("unknown", on_error, {}, [message])
+    return _lines("unknown", on_error, {"reason": f"fault {clean(reason)}"}, [message])
 
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, Sources | None]:
-    from slurm_cmeta import shape
+    from slurm_cmeta import reason, shape
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
@@ -205,6 +205,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         report = report.under(settings.strengths(own))
     requirements, others = report.requirements, report.others
     policy, required = settings.policy(own), None
+    asked = [r for one in (requirements, *others) for r in one]
     if options.get("step") == "yes":
         from slurm_cmeta.step import decide_step
 
@@ -212,7 +213,6 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         decision = decide_step(options["image"], requirements, cluster, *place, policy, others)
     else:
         decision = decide(options["image"], requirements, cluster, wishes, policy, others)
-        asked = [r for one in (requirements, *others) for r in one]
         required = lasting(asked, decision, wishes, cluster.changeable, policy.names)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
@@ -227,6 +227,8 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         "gres": decision.gres,
         "required": required,
         "image": report.pinned or None,
+        "reason": reason.of(decision, asked),
+        "identity": reason.identity(report),
     }
     lines = _lines(decision.verdict, decision.action, changes, messages)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK, drawn_from
@@ -254,7 +256,8 @@ def _is_here(clusters: str, name: str | None) -> bool:
 
 def _elsewhere(clusters: str) -> list[str]:
     message = f"warning: the nodes of cluster {clean(clusters)} are not known here"
-    return _lines("unknown", "accept", {}, [f"{message}; the job is submitted as it is"])
+    changes = {"reason": "elsewhere"}
+    return _lines("unknown", "accept", changes, [f"{message}; the job is submitted as it is"])
 
 
 def _lines(

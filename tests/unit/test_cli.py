@@ -224,6 +224,7 @@ def test_a_mistake_of_ours_is_an_answer(
     out = capfdbinary.readouterr().out.decode().splitlines()
     assert out[:3] == ["cmeta 1", "verdict unknown", "action accept"]
     assert out[3:] == [
+        "reason fault internal error: ZeroDivisionError: a\\x1b b",
         "message warning: internal error: ZeroDivisionError: a\\x1b b; "
         "the job is submitted as it is",
         "end",
@@ -248,6 +249,7 @@ def test_the_reader_of_a_pipe_may_leave(cluster: Path, arm: Path) -> None:
 
 
 def test_decide_answers_by_the_protocol(cluster: Path, arm: Path) -> None:
+    status = arm.stat()
     done = run("decide", "--image", arm, "--slurm-conf", cluster, "--constraint", "ib")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
@@ -256,6 +258,8 @@ def test_decide_answers_by_the_protocol(cluster: Path, arm: Path) -> None:
         "action accept",
         "constraint ib&aarch64",
         "required aarch64",
+        "reason narrowed arch=aarch64",
+        f"identity {status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}",
         'message arm.sif needs aarch64 (SIF partition descriptor 1): constraint "ib&aarch64", '
         "2 of 5 nodes",
         "end",
@@ -269,6 +273,7 @@ def test_decide_turns_a_foreseeable_error_into_an_answer(cluster: Path, tmp_path
         "cmeta 1",
         "verdict unknown",
         "action accept",
+        "reason fault /no/such.sif: does not exist",
         "message warning: /no/such.sif: does not exist; the job is submitted as it is",
         "end",
     ]
@@ -295,7 +300,8 @@ def test_no_value_can_forge_a_line_of_the_answer(cluster: Path, arm: Path) -> No
     evil = "ib\naction reject"
     done = run("decide", "--image", forged, "--slurm-conf", cluster, "--constraint", evil)
     keys = [line.split(" ")[0] for line in done.stdout.splitlines()]
-    assert keys == ["cmeta", "verdict", "action", "exclude", "required", "message", "end"]
+    added = ["exclude", "required", "reason", "identity", "message"]
+    assert keys == ["cmeta", "verdict", "action", *added, "end"]
 
 
 def test_the_submit_path_imports_nothing_it_does_not_need(cluster: Path, arm: Path) -> None:
