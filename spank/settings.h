@@ -3,8 +3,6 @@
 #ifndef CMETA_SETTINGS_H
 #define CMETA_SETTINGS_H
 
-#include <stdbool.h>
-
 enum cmeta_mode { CMETA_UNSET, CMETA_OFF, CMETA_ON, CMETA_EXPLAIN };
 
 struct cmeta_settings {
@@ -16,7 +14,7 @@ struct cmeta_settings {
 	const char *run;              /* run= : program that starts the runtime on the node */
 	const char *runtime;          /* runtime= : Apptainer or Singularity, NULL: look for it */
 	const char *const *runtime_options; /* runtime_option= : NULL-terminated */
-	bool log_refusals;            /* log= : tell this host's log of submissions that are refused */
+	const char *log;              /* log= : socket that takes lines for the system's log, NULL: none */
 	char *error;                  /* what is wrong with the line, or NULL */
 	const char *wrong;            /* the argument that is wrong, or NULL */
 };

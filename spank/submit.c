@@ -22,8 +22,6 @@
 /* Where slurmd and sackd keep the files that a configless controller sends. */
 static const char CONFIGLESS_SLURM_CONF[] = "/run/slurm/conf/slurm.conf";
 
-static const char SYSTEM_LOG[] = "/dev/log";
-
 static const char *find_slurm_conf(const struct cmeta_settings *settings)
 {
 	const char *path = settings->slurm_conf ? settings->slurm_conf : getenv("SLURM_CONF");
@@ -156,7 +154,8 @@ static void apply(spank_t spank, const struct cmeta_answer *answer, const struct
 }
 
 /* The controller never hears of a submission that is refused here. */
-static void log_refusal(const struct cmeta_request *request, const struct cmeta_answer *answer, long ms)
+static void log_refusal(const char *log, const struct cmeta_request *request,
+			const struct cmeta_answer *answer, long ms)
 {
 	char *name = cmeta_client_get("job-name"), *line;
 
@@ -170,7 +169,7 @@ static void log_refusal(const struct cmeta_request *request, const struct cmeta_
 		.step = request->step,
 	});
 	if (line)
-		cmeta_record_send(SYSTEM_LOG, line);
+		cmeta_record_send(log, line);
 	free(line);
 	free(name);
 }
@@ -250,8 +249,8 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	if (answered) {
 		say_messages(&answer, request.explain);
 		refused = answer.reject;
-		if (refused && settings->log_refusals)
-			log_refusal(&request, &answer, took);
+		if (refused && settings->log)
+			log_refusal(settings->log, &request, &answer, took);
 		if (!refused && !step)
 			apply(spank, &answer, wishes);
 		if (!refused && answer.pinned && cmeta_is_reference(image))

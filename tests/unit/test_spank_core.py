@@ -34,7 +34,7 @@ enum cmeta_mode { CMETA_UNSET, CMETA_OFF, CMETA_ON, CMETA_EXPLAIN };
 struct cmeta_settings {
     enum cmeta_mode default_mode; const char *matcher; const char *config; const char *slurm_conf;
     int deadline_ms; const char *run; const char *runtime; const char *const *runtime_options;
-    bool log_refusals; char *error; const char *wrong;
+    const char *log; char *error; const char *wrong;
 };
 void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const argv[]);
 void cmeta_settings_free(struct cmeta_settings *settings);
@@ -214,7 +214,7 @@ def settings(core: Any, *arguments: str) -> dict[str, Any]:
         "config": text(read.config),
         "slurm_conf": text(read.slurm_conf),
         "deadline_ms": read.deadline_ms,
-        "log_refusals": bool(read.log_refusals),
+        "log": text(read.log),
         "run": text(read.run),
         "runtime": text(read.runtime),
         "runtime_options": options,
@@ -231,7 +231,7 @@ def test_settings_by_default(core: Any) -> None:
         "config": None,
         "slurm_conf": None,
         "deadline_ms": 2000,
-        "log_refusals": True,
+        "log": "/dev/log",
         "run": "/usr/local/libexec/slurm-cmeta/cmeta-run",
         "runtime": None,
         "runtime_options": [],
@@ -247,6 +247,7 @@ def test_every_setting_is_read(core: Any) -> None:
         "config=/c",
         "slurm_conf=/s",
         "deadline=0.5",
+        "log=/l",
         "log=none",
         "run=/r",
         "runtime=/a",
@@ -259,7 +260,7 @@ def test_every_setting_is_read(core: Any) -> None:
         "config": "/c",
         "slurm_conf": "/s",
         "deadline_ms": 500,
-        "log_refusals": False,
+        "log": None,
         "run": "/r",
         "runtime": "/a",
         "runtime_options": ["--nv", "--bind=/scratch"],
