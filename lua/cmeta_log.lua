@@ -9,33 +9,26 @@ local decisions = {}
 -- Characters of a value. A line has to fit into what syslog servers take: 8 KiB.
 local MAX_NAME, MAX_IMAGE, MAX_EXPRESSION, MAX_LIST, MAX_IDENTITY, MAX_DETAIL = 64, 512, 1024, 256, 128, 400
 
+local UNUSUAL = "[^ !#-%[%]-~]" -- but for printable ASCII characters that stand for themselves in JSON
+
 local VERDICTS = { match = true, mismatch = true, unknown = true, fault = true, off = true }
 
-local function put(parts, key, value, most)
-   if not value or value == "" then
-      return
+-- A value as it may stand between quotes; empty where there is none.
+local function plain(value, most)
+   if not value then
+      return ""
    end
-   value = string.gsub(string.sub(tostring(value), 1, most), "[^ -~]", "?")
-   parts[#parts + 1] = '"' .. key .. '":"' .. string.gsub(value, '["\\]', "\\%0") .. '"'
-end
-
-local function put_number(parts, key, value)
-   local digits = string.match(tostring(value), "^%d+$")
-   if digits then
-      parts[#parts + 1] = '"' .. key .. '":' .. digits
+   if #value > most then
+      value = string.sub(value, 1, most)
    end
+   if string.find(value, UNUSUAL) then
+      value = string.gsub(string.gsub(value, "[^ -~]", "?"), '["\\]', "\\%0")
+   end
+   return value
 end
 
-local function write(parts, refused)
-   parts[#parts + 1] = '"refused":' .. tostring(refused)
-   slurm.log_info("%s", "cmeta decision {" .. table.concat(parts, ",") .. "}")
-end
-
-local function begun(event, user)
-   local parts = { '"v":1', '"event":"' .. event .. '"' }
-   put_number(parts, "time", os.time())
-   put_number(parts, "user", user)
-   return parts
+local function number(value)
+   return string.match(tostring(value), "^%d+$") or "null"
 end
 
 -- A client's word for what it decided; a fault of the matcher's is an answer, too.
@@ -48,43 +41,55 @@ local function verdict_of(decision, reason)
    return VERDICTS[decision.VERDICT] and decision.VERDICT or "invalid"
 end
 
+-- One concatenation for all of it: slurmctld waits meanwhile.
 local function submitted(job_desc, decision, refused)
-   local told = decision.REASON or ""
-   local reason, detail = string.match(told, "^([%l-]+) (.*)$")
-   reason = reason or string.match(told, "^[%l-]+$")
-   local ms, from = string.match(decision.TOOK or "", "^(%d+) (%l+)$")
+   local reason, detail = decision.REASON, nil
+   local blank = reason and string.find(reason, " ", 1, true)
+   if blank then
+      reason, detail = string.sub(reason, 1, blank - 1), string.sub(reason, blank + 1)
+   end
+   local took, ms, from = decision.TOOK, nil, nil
+   if took and #took < 20 then
+      ms, from = string.match(took, "^(%d+) (%l+)$")
+   end
    -- Where the client has changed the constraint, it alone knows what it was.
    local before = decision.OWN
-   if decision.CONSTRAINT and before == decision.CONSTRAINT then
+   if before and before == decision.CONSTRAINT then
       before = decision.BEFORE
    end
-   local parts = begun("submit", job_desc.user_id)
-   put(parts, "name", job_desc.name, MAX_NAME)
-   put(parts, "partition", job_desc.partition, MAX_NAME)
-   put(parts, "image", job_desc.container, MAX_IMAGE)
-   put(parts, "identity", decision.IDENTITY, MAX_IDENTITY)
-   put(parts, "verdict", verdict_of(decision, reason), MAX_NAME)
-   put(parts, "reason", reason, MAX_NAME)
-   put(parts, "detail", detail, MAX_DETAIL)
-   put(parts, "before", before, MAX_EXPRESSION)
-   put(parts, "after", job_desc.features, MAX_EXPRESSION)
-   put(parts, "exclude", decision.EXCLUDE, MAX_LIST)
-   if ms and #ms <= 9 then
-      put_number(parts, "ms", ms)
-      put(parts, "from", from, MAX_NAME)
-   end
-   write(parts, refused)
+   slurm.log_info(
+      "%s",
+      'cmeta decision {"v":1,"event":"submit","time":' .. os.time()
+         .. ',"user":' .. number(job_desc.user_id)
+         .. ',"name":"' .. plain(job_desc.name, MAX_NAME)
+         .. '","partition":"' .. plain(job_desc.partition, MAX_NAME)
+         .. '","image":"' .. plain(job_desc.container, MAX_IMAGE)
+         .. '","identity":"' .. plain(decision.IDENTITY, MAX_IDENTITY)
+         .. '","verdict":"' .. verdict_of(decision, reason)
+         .. '","reason":"' .. plain(reason, MAX_NAME)
+         .. '","detail":"' .. plain(detail, MAX_DETAIL)
+         .. '","before":"' .. plain(before, MAX_EXPRESSION)
+         .. '","after":"' .. plain(job_desc.features, MAX_EXPRESSION)
+         .. '","exclude":"' .. plain(decision.EXCLUDE, MAX_LIST)
+         .. '","ms":' .. (ms or "null")
+         .. ',"from":"' .. (from or "")
+         .. '","refused":' .. (refused and "true}" or "false}")
+   )
 end
 
 local function updated(job_desc, job_rec, asked)
-   local parts = begun("update", job_rec.user_id)
-   put_number(parts, "job", job_rec.job_id)
-   put(parts, "name", job_rec.name, MAX_NAME)
-   put(parts, "partition", job_rec.partition, MAX_NAME)
-   put(parts, "image", job_rec.container, MAX_IMAGE)
-   put(parts, "before", asked, MAX_EXPRESSION)
-   put(parts, "after", job_desc.features, MAX_EXPRESSION)
-   write(parts, false)
+   slurm.log_info(
+      "%s",
+      'cmeta decision {"v":1,"event":"update","time":' .. os.time()
+         .. ',"user":' .. number(job_rec.user_id)
+         .. ',"job":' .. number(job_rec.job_id)
+         .. ',"name":"' .. plain(job_rec.name, MAX_NAME)
+         .. '","partition":"' .. plain(job_rec.partition, MAX_NAME)
+         .. '","image":"' .. plain(job_rec.container, MAX_IMAGE)
+         .. '","before":"' .. plain(asked, MAX_EXPRESSION)
+         .. '","after":"' .. plain(job_desc.features, MAX_EXPRESSION)
+         .. '","refused":false}'
+   )
 end
 
 local function guarded(options, ...)

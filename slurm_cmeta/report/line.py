@@ -25,7 +25,7 @@ VERDICTS = frozenset(("match", "mismatch", "unknown", "fault", "off", "missing")
 OURS = b"cmeta"
 """A line without it is none of ours."""
 
-_SLURM = rb"\[[^\[\]]{1,100}\] (?:\[[^\[\]]{1,100}\] )?"
+_SLURM = rb"\[(?:[^\[\]]|\[\d{1,10}\]){1,120}\] "
 _DATE = (
     rb"(?:[A-Z][a-z]{2} [ \d]\d [\d:.]{8,15}|\d{4}-\d\d-\d\dT[\d:.,]{8,15}(?:Z|[+-][\d:]{4,5})?)"
 )

@@ -85,6 +85,7 @@ def test_a_narrowed_job_is_one_line(cluster: Cluster, arm: Path, decisions: Deci
         "detail": "arch=aarch64",
         "before": "bigmem",
         "after": job["Features"],
+        "exclude": "",
         "from": "matcher",
         "refused": False,
     }
@@ -125,14 +126,14 @@ def test_every_kind_of_submission_is_one_line_and_is_reported(
     fields(cluster, sbatch(cluster, f"--container={power}"))
     fields(cluster, sbatch(cluster))
     found = decisions()
-    assert [(one["verdict"], one.get("reason"), one.get("detail")) for one in found] == [
+    assert [(one["verdict"], one["reason"], one["detail"]) for one in found] == [
         ("mismatch", "no-node", "arch=ppc64le"),
         ("mismatch", "no-node", "arch=ppc64le"),
         ("mismatch", "own-options", "arch=aarch64"),
-        ("unknown", "no-evidence", None),
+        ("unknown", "no-evidence", ""),
         ("fault", "fault", "/no/such.sif: does not exist"),
-        ("off", None, None),
-        ("missing", None, None),
+        ("off", "", ""),
+        ("missing", "", ""),
         ("fault", "fault", "cannot run /no/matcher"),
     ]
     assert not any(one["refused"] for one in found)

@@ -52,6 +52,7 @@ def test_a_decision_that_the_client_carried_out(lua: str) -> None:
         "detail": "cpu>=zen4; cuda>=12.4",
         "before": "ib",
         "after": "ib&zen4",
+        "exclude": "",
         "ms": 12,
         "from": "cache",
         "refused": False,
@@ -62,7 +63,7 @@ def test_a_decision_that_is_carried_out_here(lua: str) -> None:
     found = logged(lua, *JOB, MATCHED, *HANDED, "features=ib")
     assert (found["before"], found["after"]) == ("ib", "ib&zen4")
     found = logged(lua, *JOB, MATCHED, "env:CMETA_CONSTRAINT=zen4", "env:CMETA_BEFORE=forged")
-    assert ("before" in found, found["after"]) == (False, "zen4")
+    assert (found["before"], found["after"]) == ("", "zen4")
     found = logged(lua, *JOB, MATCHED, "env:CMETA_EXCLUDE=n[1-2]", "features=a*2")
     assert (found["before"], found["after"], found["exclude"]) == ("a*2", "a*2", "n[1-2]")
 
@@ -97,6 +98,7 @@ def test_an_update_that_gets_more_than_it_asks_for(lua: str) -> None:
         "user": 1000,
         "job": 17,
         "name": "train",
+        "partition": "",
         "image": "/images/img.sif",
         "before": "ib",
         "after": "ib&zen4",
@@ -130,10 +132,11 @@ def test_the_log_can_be_switched_off(lua: str) -> None:
 )
 def test_nothing_in_a_value_leaves_its_place(lua: str, word: str) -> None:
     found = logged(lua, *JOB, MATCHED, *HANDED, word)
-    for key, value in found.items():
-        if isinstance(value, str) and "decision" in value:
-            assert value.removeprefix("fault ").startswith('a"b\\c?[2026'), key
-        assert not isinstance(value, float)
+    usual = logged(lua, *JOB, MATCHED, *HANDED)
+    changed = {key for key in usual if found[key] != usual[key]}
+    assert found.keys() == usual.keys()
+    assert len(changed) <= 3  # `verdict`, `reason` and `detail` come from one word
+    assert not changed & {"event", "refused"}
 
 
 def test_a_line_is_bounded_whatever_is_in_it(lua: str) -> None:

@@ -19,6 +19,7 @@ PREFIXES = [
     "[123456789] lua: ",  # clock
     "[Nov 28 06:14:44] lua: ",  # short
     "[Nov 28 06:14:44.077123 4711 0x7f3a10dff700 srvcn] lua: ",  # thread_id
+    "[Nov 28 06:27:36.861104   321 worker[43]   0x7fc146af16c0] lua: ",  # the same since 24.11
     "[2026-11-28T06:14:44.077] job_submit/lua: ",
     "Nov 28 06:14:44 ctl1 slurmctld[4711]: lua: ",
     "Nov  8 06:14:44 ctl1 slurmctld: lua: ",
@@ -55,6 +56,8 @@ def test_every_form_of_a_line_is_read(prefix: str, end: str) -> None:
     [
         "[2026-11-28T06:14:44.077] _slurm_rpc_submit_batch_job: name=",
         "[2026-11-28T06:14:44.077] error: x lua: ",
+        "[2026-11-28T06:14:44.077] name=[1]] lua: ",
+        "[2026-11-28T06:14:44.077] [a] lua: ",
         "Nov 28 06:14:44 ctl1 sshd[1]: Invalid user slurmctld: lua: ",
         "Nov 28 06:14:44 ctl1 sshd[1]: Invalid user x slurmctld[1]: ",
         "x",
