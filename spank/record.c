@@ -19,7 +19,7 @@ char *cmeta_record_took(long ms, bool cached)
 	return cmeta_format("%ld %s", ms, cached ? "cache" : "matcher");
 }
 
-/* `,"key":"value"`, where there is a value; whatever is no printable ASCII character becomes '?'. */
+/* A key with its value, where there is one; whatever is no printable ASCII character becomes '?'. */
 static void put(FILE *line, const char *key, const char *value, int most)
 {
 	if (!value || !*value)
