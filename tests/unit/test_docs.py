@@ -389,12 +389,17 @@ def test_every_option_of_the_controllers_half_is_documented() -> None:
 def test_the_line_of_a_decision_is_documented() -> None:
     code = read("lua/cmeta_log.lua") + read("spank/record.c").replace('\\"', '"')
     page = read("docs/report.md")
-    table = page[page.index("| key |") : page.index("| reason |")]
+
+    def named(first: str, after: str) -> set[str]:
+        table = page[page.index(first) : page.index(after)]
+        cells = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+        return set(re.findall(r"`([\w-]+)`", "".join(cells)))
+
     keys = set(re.findall(r'["{,]"?(\w+)":', code)) | set(re.findall(r'put\(line, "(\w+)"', code))
-    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.M)))) == keys
-    codes = {value for name, value in vars(reason).items() if name.isupper() and name != "HARD"}
-    named = page[page.index("| reason |") : page.index("**A job's number**")]
-    assert set(re.findall(r"`([\w-]+)`", named)) == {c for c in codes if isinstance(c, str)}
+    assert named("| key |", "| reason |") == keys
+    words = {name: value for name, value in vars(reason).items() if name.isupper()}
+    codes = {v for k, v in words.items() if isinstance(v, str) and k != "HARD"}
+    assert named("| reason |", "**A job's number**") == codes
 
 
 def test_the_page_of_the_report_has_every_option_and_outcome() -> None:
