@@ -27,7 +27,9 @@ OURS = b"cmeta"
 
 _SLURM = rb"\[(?:[^\[\]]|\[\d{1,10}\]){1,120}\] "
 _DATE = (
-    rb"(?:[A-Z][a-z]{2} [ \d]\d [\d:.]{8,15}|\d{4}-\d\d-\d\dT[\d:.,]{8,15}(?:Z|[+-][\d:]{4,5})?)"
+    rb"(?:[A-Z][a-z]{2} [ \d]\d [\d:.]{8,15}"  # RFC 3164, and short-precise of journalctl
+    rb"|\d{4}-\d\d-\d\dT[\d:.,]{8,15}(?:Z|[+-][\d:]{4,6})?"
+    rb"|[A-Z][a-z]{2} \d{4}-\d\d-\d\d [\d:.]{8,15} \S{1,8})"  # short-full
 )
 _SYSLOG = rb"(?:<\d{1,3}>)?(?:" + _DATE + rb" \S{1,255} )?(?:slurmctld|cmeta)(?:\[\d{1,10}\])?: "
 _BEFORE = rb"(?:" + _SYSLOG + rb")?(?:" + _SLURM + rb")?(?:job_submit/)?(?:lua: )?"

@@ -26,6 +26,8 @@ PREFIXES = [
     "2026-11-28T06:14:44.077123+00:00 ctl1 slurmctld[4711]: lua: ",
     "2026-11-28T06:14:44+0000 login1 cmeta[4711]: ",  # journalctl -o short-iso
     "Nov 28 06:14:44.077123 login1 cmeta[4711]: ",  # journalctl -o short-precise
+    "2026-11-28T06:14:44.077123+00:00 login1 cmeta[4711]: ",  # short-iso-precise since 252
+    "Sat 2026-11-28 06:14:44 UTC login1 cmeta[4711]: ",  # journalctl -o short-full
     "<14>cmeta[4711]: ",
 ]
 
