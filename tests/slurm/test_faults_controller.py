@@ -18,7 +18,7 @@ from conftest import PROJECT, ImageMaker
 from product import NODES, Product
 from test_submit import Done, fields, said, sbatch
 
-MODULES = ("cmeta", "cmeta_expression", "cmeta_nodes")
+MODULES = ("cmeta", "cmeta_expression", "cmeta_log", "cmeta_nodes")
 IMAGE = "/images/img.sif"
 
 HANDED = {
