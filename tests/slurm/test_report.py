@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, Node
 from conftest import ImageMaker
 from product import Product
-from test_submit import V3, fields, sbatch
+from test_submit import JOB, V3, fields, sbatch
 
 FORGED = 'x"}\n[2026-01-01T00:00:00.000] lua: cmeta decision {"v":1,"event":"submit"}'
 
@@ -259,20 +259,30 @@ def test_counters_follow_the_log(
     assert narrowed() == before + 1
 
 
-@pytest.mark.parametrize(
-    "form", ["iso8601", "rfc5424_ms", "rfc5424", "clock", "short", "thread_id", "rfc3339"]
-)
-def test_every_form_of_slurmctlds_log_is_read(
-    cluster: Cluster, product: Product, arm: Path, form: str
+def test_every_form_of_slurmctlds_log_is_read(place: Path, product: Product, arm: Path) -> None:
+    forms = ["iso8601", "rfc5424_ms", "rfc5424", "clock", "short", "thread_id", "rfc3339"]
+    options = {"plugstack": [product.plugstack_line()], "job_submit": product.job_submit()}
+    with Cluster(place / "forms", [Node("n1", "aarch64")], **options) as cluster:  # type: ignore[arg-type]
+        if cluster.version < (24, 5):
+            forms.remove("rfc3339")
+        for count, form in enumerate(forms, 1):
+            cluster.set_slurm_conf_lines([f"LogTimeFormat={form}"])
+            cluster.restart_controller()
+            fields(cluster, sbatch(cluster, f"--container={arm}"))
+            found = json.loads(report(cluster, product, "--json"))["decisions"]
+            assert found == count, (form, cluster.slurmctld_log()[-1000:])
+
+
+def test_what_counts_as_one_submission(
+    cluster: Cluster, arm: Path, make_image: ImageMaker, decisions: Decisions
 ) -> None:
-    before = json.loads(report(cluster, product, "--json"))["decisions"]
-    if form == "rfc3339" and cluster.version < (24, 5):
-        pytest.skip("this Slurm has no such form")
-    cluster.set_slurm_conf_lines([f"LogTimeFormat={form}"])
-    try:
-        cluster.restart_controller()
-        fields(cluster, sbatch(cluster, f"--container={arm}"))
-        assert json.loads(report(cluster, product, "--json"))["decisions"] == before + 1
-    finally:
-        cluster.set_slurm_conf_lines([])
-        cluster.restart_controller()
+    plain = make_image("plain")
+    fields(cluster, sbatch(cluster, f"--container={arm}", "--array=1-3"))
+    assert len(decisions()) == 1
+    assert sbatch(cluster, f"--container={arm}", ":", f"--container={plain}").returncode == 0
+    assert [Path(one["image"]).name for one in decisions()] == ["arm.sif", "plain.sif"]
+    tried = cluster.run(["sbatch", "--test-only", f"--container={arm}"], input=JOB)
+    assert tried.returncode == 0, tried.stderr
+    assert len(decisions()) == 1
+    assert cluster.run(["srun", "-Q", f"--container={plain}", "true"]).returncode == 0
+    assert [one["name"] for one in decisions()] == ["true"]
