@@ -161,7 +161,7 @@ def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
     if on_error == "reject":
         level, ending = "error", ""
     message = f"{level}: {clean(reason, MAX_MESSAGE)}{ending}"
-    return _lines("unknown", on_error, {"reason": f"fault {clean(reason)}"}, [message])
+    return _lines("unknown", on_error, {}, [message], {"reason": f"fault {clean(reason)}"})
 
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, Sources | None]:
@@ -227,10 +227,9 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         "gres": decision.gres,
         "required": required,
         "image": report.pinned or None,
-        "reason": reason.of(decision, asked),
-        "identity": reason.identity(report),
     }
-    lines = _lines(decision.verdict, decision.action, changes, messages)
+    for_log = {"reason": reason.of(decision, asked), "identity": reason.identity(report)}
+    lines = _lines(decision.verdict, decision.action, changes, messages, for_log)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK, drawn_from
 
 
@@ -256,8 +255,8 @@ def _is_here(clusters: str, name: str | None) -> bool:
 
 def _elsewhere(clusters: str) -> list[str]:
     message = f"warning: the nodes of cluster {clean(clusters)} are not known here"
-    changes = {"reason": "elsewhere"}
-    return _lines("unknown", "accept", changes, [f"{message}; the job is submitted as it is"])
+    messages = [f"{message}; the job is submitted as it is"]
+    return _lines("unknown", "accept", {}, messages, {"reason": "elsewhere"})
 
 
 def _lines(
@@ -265,10 +264,12 @@ def _lines(
     action: str,
     changes: Mapping[str, object],
     messages: list[str],
+    for_log: Mapping[str, object],
 ) -> list[str]:
     lines = [f"verdict {verdict}", f"action {action}"]
     lines += [f"{key} {value}" for key, value in changes.items() if value is not None]
     lines += [f"message {clean(m, MAX_MESSAGE)}" for m in messages[:MAX_MESSAGES]]
+    lines += [f"{key} {value}" for key, value in for_log.items() if value is not None]
     return lines
 
 

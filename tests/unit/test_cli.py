@@ -224,9 +224,9 @@ def test_a_mistake_of_ours_is_an_answer(
     out = capfdbinary.readouterr().out.decode().splitlines()
     assert out[:3] == ["cmeta 1", "verdict unknown", "action accept"]
     assert out[3:] == [
-        "reason fault internal error: ZeroDivisionError: a\\x1b b",
         "message warning: internal error: ZeroDivisionError: a\\x1b b; "
         "the job is submitted as it is",
+        "reason fault internal error: ZeroDivisionError: a\\x1b b",
         "end",
     ]
 
@@ -258,10 +258,10 @@ def test_decide_answers_by_the_protocol(cluster: Path, arm: Path) -> None:
         "action accept",
         "constraint ib&aarch64",
         "required aarch64",
-        "reason narrowed arch=aarch64",
-        f"identity {status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}",
         'message arm.sif needs aarch64 (SIF partition descriptor 1): constraint "ib&aarch64", '
         "2 of 5 nodes",
+        "reason narrowed arch=aarch64",
+        f"identity {status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}",
         "end",
     ]
 
@@ -273,8 +273,8 @@ def test_decide_turns_a_foreseeable_error_into_an_answer(cluster: Path, tmp_path
         "cmeta 1",
         "verdict unknown",
         "action accept",
-        "reason fault /no/such.sif: does not exist",
         "message warning: /no/such.sif: does not exist; the job is submitted as it is",
+        "reason fault /no/such.sif: does not exist",
         "end",
     ]
     config = tmp_path / "policy.yaml"
@@ -300,7 +300,7 @@ def test_no_value_can_forge_a_line_of_the_answer(cluster: Path, arm: Path) -> No
     evil = "ib\naction reject"
     done = run("decide", "--image", forged, "--slurm-conf", cluster, "--constraint", evil)
     keys = [line.split(" ")[0] for line in done.stdout.splitlines()]
-    added = ["exclude", "required", "reason", "identity", "message"]
+    added = ["exclude", "required", "message", "reason", "identity"]
     assert keys == ["cmeta", "verdict", "action", *added, "end"]
 
 
