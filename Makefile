@@ -106,7 +106,7 @@ install-common:
 	script cmeta-decide -IS "decide import run; run()"
 	$(PYTHON) -I '$(DESTDIR)$(LIBDIR)/slurm_cmeta/bundle.py' '$(DESTDIR)$(LIBDIR)' '$(LIBDIR)'
 	sed -i 's|^from slurm_cmeta.cli|from slurm_cmeta.bundle import use\nuse("$(LIBDIR)")\n&|' '$(DESTDIR)$(BINDIR)/cmeta-decide'
-	install -m 644 lua/cmeta.lua lua/cmeta_expression.lua lua/cmeta_nodes.lua $(DESTDIR)$(LUADIR)/
+	install -m 644 lua/cmeta.lua lua/cmeta_expression.lua lua/cmeta_log.lua lua/cmeta_nodes.lua $(DESTDIR)$(LUADIR)/
 	install -d $(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) $(DESTDIR)$(FISHCOMPDIR)
 	completion() { PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m slurm_cmeta.cli.completion "$$@"; }; \
 	for name in $(COMMANDS); do \

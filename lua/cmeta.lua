@@ -7,6 +7,7 @@
 -- No error leaves this file: whatever goes wrong, the job stays as the user wrote it.
 
 local expressions = require("cmeta_expression")
+local decisions = require("cmeta_log")
 
 local cmeta = { version = "0.1.0" }
 
@@ -267,8 +268,10 @@ local function ensure(job_desc, options)
    end
    local decision = handed_over(job_desc)
    if not decision.VERDICT then
-      return without_decision(job_desc, options.on_missing or "accept")
+      local rc = without_decision(job_desc, options.on_missing or "accept")
+      return decisions.submitted(job_desc, decision, options, rc)
    end
+   decision.OWN = job_desc.features
    local done, features = pcall(known_features, options)
    if not done then
       log("warning: the snapshot is not looked at: " .. tostring(features))
@@ -278,7 +281,7 @@ local function ensure(job_desc, options)
    if (options.on_modify or "keep") == "keep" then
       record(job_desc, decision)
    end
-   return slurm.SUCCESS
+   return decisions.submitted(job_desc, decision, options, slurm.SUCCESS)
 end
 
 -- What becomes of a field that the user sets: with what the image demands.
@@ -318,12 +321,13 @@ local function changes_of_update(job_desc, comment)
    return changes, warnings
 end
 
-local function keep(job_desc, job_rec)
+local function keep(job_desc, job_rec, options)
    if not job_rec.container then
       return slurm.SUCCESS
    end
    -- Only an administrator can change the comment; in the same request, the new one counts.
    local comment = job_desc.admin_comment or job_rec.admin_comment or ""
+   local asked = job_desc.features
    local changes, warnings = changes_of_update(job_desc, comment)
    local told = apply(job_desc, changes)
    if #warnings > 0 then
@@ -333,6 +337,7 @@ local function keep(job_desc, job_rec)
       return slurm.SUCCESS
    end
    log("job " .. tostring(job_rec.job_id) .. ": " .. told)
+   decisions.updated(job_desc, job_rec, options, asked)
    -- 22.05 has no way to tell the user here, and logs an error when one tries.
    if slurm.ESLURM_INVALID_FEATURE then
       say(told)
@@ -369,14 +374,16 @@ end
 --   snapshot     a file that `cmeta nodes --snapshot` wrote: a handed-over constraint or preference
 --                that names a feature which no node has is ignored
 --   snapshot_max_age   seconds after which the snapshot is stale, and not relied on: 86400
+--   log          "decisions" (default): each decision is one line of slurmctld's log, for `cmeta report`;
+--                "none": it is not
 function cmeta.ensure(job_desc, options)
    return guarded(ensure, job_desc, options or {})
 end
 
 -- Call it from slurm_job_modify with its first two arguments; it returns the value to return. A new
--- constraint or preference of a job with an image gets what the image demands by AND again.
-function cmeta.modify(job_desc, job_rec)
-   return guarded(keep, job_desc, job_rec)
+-- constraint or preference of a job with an image gets what the image demands by AND again. Option: log.
+function cmeta.modify(job_desc, job_rec, options)
+   return guarded(keep, job_desc, job_rec, options or {})
 end
 
 return cmeta

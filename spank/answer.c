@@ -11,6 +11,8 @@ enum {
 	MAX_MESSAGES = 1024,
 	MAX_MEMORY_DIGITS = 9, /* MiB; a pebibyte has ten */
 	MAX_GRES = 64,
+	MAX_REASON = 2048, /* 400 characters, see slurm_cmeta/reason.py */
+	MAX_IDENTITY = 128,
 	MAX_REFERENCE = 4096, /* as in slurm_cmeta/registry/reference.py */
 };
 
@@ -99,6 +101,10 @@ static bool read_line(struct cmeta_answer *answer, char *line, bool *have_action
 		return is_gres(value) && keep(&answer->gres, value, MAX_GRES);
 	if (!strcmp(line, "required"))
 		return keep(&answer->required, value, CMETA_MAX_EXPRESSION);
+	if (!strcmp(line, "reason"))
+		return keep(&answer->reason, value, MAX_REASON);
+	if (!strcmp(line, "identity"))
+		return keep(&answer->identity, value, MAX_IDENTITY);
 	if (!strcmp(line, "image"))
 		return cmeta_is_reference(value) && keep(&answer->pinned, value, MAX_REFERENCE);
 	if (!strcmp(line, "message"))
@@ -149,6 +155,8 @@ void cmeta_answer_free(struct cmeta_answer *answer)
 	free(answer->memory);
 	free(answer->gres);
 	free(answer->required);
+	free(answer->reason);
+	free(answer->identity);
 	free(answer->pinned);
 	*answer = (struct cmeta_answer){0};
 }

@@ -16,6 +16,9 @@ struct cmeta_answer {
 	char *memory;     /* MiB in decimal, for --mem; NULL: leave the job's */
 	char *gres;       /* to add to the job's --gres; NULL: nothing */
 	char *required;   /* what the image demands of every node; NULL: nothing */
+	char *reason;     /* for the log: a code, then words; NULL: none */
+	char *identity;   /* of the image that was looked at, for the log; NULL: none */
+	bool cached;      /* the answer was kept from an earlier submission */
 	char *pinned;     /* the reference asked for, by the digest that was looked at; NULL: no reference */
 	char **messages;  /* NULL-terminated, may be NULL */
 	size_t message_count;

@@ -15,6 +15,11 @@
 #define CMETA_HANDOVER_GRES "CMETA_GRES"             /* where the user asks for no GPU */
 #define CMETA_HANDOVER_REQUIRED "CMETA_REQUIRED"     /* what the image demands of every node */
 #define CMETA_HANDOVER_PREFERS "CMETA_PREFERS"       /* "image": the user has no --prefer */
+/* For the controller's log alone. */
+#define CMETA_HANDOVER_REASON "CMETA_REASON"         /* a code, then words */
+#define CMETA_HANDOVER_IDENTITY "CMETA_IDENTITY"     /* of the image's file, or its digest */
+#define CMETA_HANDOVER_TOOK "CMETA_TOOK"             /* milliseconds, and "cache" or "matcher" */
+#define CMETA_HANDOVER_BEFORE "CMETA_BEFORE"         /* the user's own constraint, where it was changed */
 
 /* The verdict where the matcher gave no answer. */
 #define CMETA_VERDICT_FAULT "fault"

@@ -21,6 +21,7 @@ enum {
 	MAX_MEMORY_MB = 1024,          /* address space; the matcher needs some 30 MB of memory */
 	MAX_OPEN_FILES = 64,
 	LOCK_FD = 3,                   /* in the matcher: held while the answer is looked for */
+	FROM_CACHE = 64, /* exit status of a child that had the answer, and ran no matcher */
 	EXEC_FAILED = 127,
 };
 
@@ -151,7 +152,7 @@ static void become_matcher(const void *context)
 	int lock = -1;
 
 	if (matcher->cache && cmeta_cache_answer(matcher->cache, matcher->request, STDOUT_FILENO, &lock))
-		_exit(0);
+		_exit(FROM_CACHE);
 	if (lock == LOCK_FD) {
 		fcntl(LOCK_FD, F_SETFD, 0);
 	} else if (lock >= 0) {
@@ -205,6 +206,7 @@ bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer 
 			       cmeta_answer_is_complete);
 	status = cmeta_child_end(&child, end == CMETA_CHILD_ANSWERED);
 	good = end == CMETA_CHILD_ANSWERED && cmeta_answer_parse(buffer, length, answer);
+	answer->cached = status >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == FROM_CACHE;
 	if (good)
 		goto done;
 	if (end == CMETA_CHILD_LATE)

@@ -107,6 +107,12 @@ static bool read_argument(struct cmeta_settings *s, const char *argument, const 
 		return read_path(value, &s->slurm_conf);
 	if ((value = value_of(argument, "deadline")))
 		return read_deadline(value, &s->deadline_ms);
+	if ((value = value_of(argument, "log"))) {
+		if (strcmp(value, "none"))
+			return read_path(value, &s->log);
+		s->log = NULL;
+		return true;
+	}
 	if ((value = value_of(argument, "run")))
 		return read_path(value, &s->run);
 	if ((value = value_of(argument, "runtime")))
@@ -137,6 +143,7 @@ void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const 
 		.default_mode = CMETA_ON,
 		.matcher = CMETA_BINDIR "/cmeta-decide",
 		.deadline_ms = DEFAULT_DEADLINE_MS,
+		.log = "/dev/log",
 		.run = CMETA_LIBEXECDIR "/cmeta-run",
 		.runtime_options = options,
 	};

@@ -18,6 +18,7 @@ struct cmeta_settings {
 	const char *store;            /* store= : where pulled images are kept, NULL: the default */
 	const char *store_size;       /* store_size= : the same */
 	const char *pull_timeout;     /* pull_timeout= : seconds, the same */
+	const char *log;              /* log= : socket that takes lines for the system's log, NULL: none */
 	char *error;                  /* what is wrong with the line, or NULL */
 	const char *wrong;            /* the argument that is wrong, or NULL */
 };

@@ -6,8 +6,11 @@
 #include <unistd.h>
 
 #include "changes.h"
+#include "clock.h"
+#include "handing.h"
 #include "handover.h"
 #include "matcher.h"
+#include "record.h"
 #include "slurm_client.h"
 #include "text.h"
 #include "wishes.h"
@@ -28,43 +31,6 @@ static const char *find_slurm_conf(const struct cmeta_settings *settings)
 	if (access(CMETA_DEFAULT_SLURM_CONF, F_OK) && !access(CONFIGLESS_SLURM_CONF, F_OK))
 		return CONFIGLESS_SLURM_CONF;
 	return CMETA_DEFAULT_SLURM_CONF;
-}
-
-/* A nested submission inherits what the outer one handed over; it must never act on it. */
-static void forget_handover(spank_t spank)
-{
-	static const char *const names[] = {
-		CMETA_HANDOVER_IMAGE, CMETA_HANDOVER_PINNED, CMETA_HANDOVER_MULTI_PROG,
-		CMETA_HANDOVER_VERDICT, CMETA_HANDOVER_CONSTRAINT, CMETA_HANDOVER_PREFER, CMETA_HANDOVER_EXCLUDE,
-		CMETA_HANDOVER_MEMORY, CMETA_HANDOVER_GRES, CMETA_HANDOVER_REQUIRED,
-		CMETA_HANDOVER_PREFERS,
-	};
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-		char *on_node = cmeta_format(CMETA_HANDOVER_ON_NODE "%s", names[i]);
-
-		spank_job_control_unsetenv(spank, names[i]);
-		if (on_node)
-			unsetenv(on_node);
-		free(on_node);
-	}
-}
-
-static void hand_over(spank_t spank, const char *name, const char *value)
-{
-	if (value)
-		spank_job_control_setenv(spank, name, value, 1);
-}
-
-/* For the node: sbatch puts what is handed over into the job's environment, srun and salloc do not. */
-static void hand_to_node(spank_t spank, const char *name, const char *value)
-{
-	char *on_node = cmeta_format(CMETA_HANDOVER_ON_NODE "%s", name);
-
-	hand_over(spank, name, value);
-	if (on_node)
-		setenv(on_node, value, 1);
-	free(on_node);
 }
 
 static bool is_multi_prog(void)
@@ -129,7 +95,7 @@ static char *allocation_nodes(void)
 
 /* True when a step of the job has nothing to add to what was found out when the job was submitted with
  * this image: it was matched, or it could not be, and the user was told. To be asked before
- * forget_handover(). */
+ * cmeta_hand_forget(). */
 static bool is_settled(const char *image)
 {
 	const char *outer = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_IMAGE);
@@ -145,7 +111,7 @@ static bool is_settled(const char *image)
 
 /* What a tag means may change while a job waits: its nodes take what was looked at when it was
  * submitted. The steps of a job take what the job did; on the heap, to be asked before
- * forget_handover(). */
+ * cmeta_hand_forget(). */
 static char *pinned_already(bool settled)
 {
 	const char *pinned = getenv(CMETA_HANDOVER_ON_NODE CMETA_HANDOVER_PINNED);
@@ -188,15 +154,28 @@ static void apply(spank_t spank, const struct cmeta_answer *answer, const struct
 		apply_memory(memory);
 	if (gres)
 		cmeta_change_append("gres", gres);
-	hand_over(spank, CMETA_HANDOVER_VERDICT, answer->verdict);
-	hand_over(spank, CMETA_HANDOVER_CONSTRAINT, answer->constraint);
-	hand_over(spank, CMETA_HANDOVER_PREFER, answer->prefer);
-	hand_over(spank, CMETA_HANDOVER_EXCLUDE, answer->exclude);
-	hand_over(spank, CMETA_HANDOVER_MEMORY, memory);
-	hand_over(spank, CMETA_HANDOVER_GRES, gres);
-	hand_over(spank, CMETA_HANDOVER_REQUIRED, answer->required);
-	if (answer->prefer && !wishes->prefer)
-		hand_over(spank, CMETA_HANDOVER_PREFERS, "image");
+	cmeta_hand_answer(spank, answer, wishes);
+}
+
+/* The controller never hears of a submission that is refused here. */
+static void log_refusal(const char *log, const struct cmeta_request *request,
+			const struct cmeta_answer *answer, long ms)
+{
+	char *name = cmeta_client_get("job-name"), *line;
+
+	line = cmeta_record_refusal(&(struct cmeta_refusal){
+		.name = name,
+		.partition = request->wishes->partition,
+		.constraint = request->wishes->constraint,
+		.image = request->image,
+		.answer = answer,
+		.ms = ms,
+		.step = request->step,
+	});
+	if (line)
+		cmeta_record_send(log, line);
+	free(line);
+	free(name);
 }
 
 /* -Q: Slurm's clients then say nothing but warnings and errors, and so do we. */
@@ -236,19 +215,13 @@ static void read_step(struct cmeta_wishes *wishes)
 	};
 }
 
-/* The nodes are told as well, so that the steps of the job do not find the same fault again. */
-static void hand_over_fault(spank_t spank)
-{
-	hand_to_node(spank, CMETA_HANDOVER_VERDICT, CMETA_VERDICT_FAULT);
-}
-
 /* A fault of ours: the job goes on. No sentence means that there was no memory for one. */
 static void say_fault(spank_t spank, const char *fault, bool step)
 {
 	cmeta_say("warning: %s; the %s", fault ? fault : "out of memory",
 		  step ? "step is started all the same" : "job is submitted as it is");
 	if (!step)
-		hand_over_fault(spank);
+		cmeta_hand_fault(spank, fault);
 }
 
 static void decide(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode,
@@ -266,19 +239,26 @@ static void decide(spank_t spank, const struct cmeta_settings *settings, enum cm
 	};
 	struct cmeta_answer answer;
 	char *fault = NULL;
-	bool refused = false;
+	long started = cmeta_now_ms(), took;
+	bool refused = false, answered;
 
 	if (!cmeta_client_is_complete()) {
 		say_fault(spank, NULL, step);
 		return;
 	}
-	if (cmeta_matcher_run(&request, &answer, &fault)) {
+	answered = cmeta_matcher_run(&request, &answer, &fault);
+	took = cmeta_now_ms() - started;
+	if (!step)
+		cmeta_hand_took(spank, took, answer.cached);
+	if (answered) {
 		say_messages(&answer, request.explain);
 		refused = answer.reject;
+		if (refused && settings->log)
+			log_refusal(settings->log, &request, &answer, took);
 		if (!refused && !step)
 			apply(spank, &answer, wishes);
 		if (!refused && answer.pinned && cmeta_is_reference(image))
-			hand_to_node(spank, CMETA_HANDOVER_PINNED, answer.pinned);
+			cmeta_hand_to_node(spank, CMETA_HANDOVER_PINNED, answer.pinned);
 		cmeta_answer_free(&answer);
 	} else {
 		say_fault(spank, fault, step);
@@ -316,9 +296,9 @@ static void tell_nodes(spank_t spank, const char *image)
 
 	if (!told)
 		return;
-	hand_to_node(spank, CMETA_HANDOVER_IMAGE, told);
+	cmeta_hand_to_node(spank, CMETA_HANDOVER_IMAGE, told);
 	if (is_multi_prog())
-		hand_to_node(spank, CMETA_HANDOVER_MULTI_PROG, "1");
+		cmeta_hand_to_node(spank, CMETA_HANDOVER_MULTI_PROG, "1");
 }
 
 void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cmeta_mode mode)
@@ -333,21 +313,21 @@ void cmeta_submit(spank_t spank, const struct cmeta_settings *settings, enum cme
 		image = make_absolute(container);
 	settled = step && mode != CMETA_EXPLAIN && is_settled(image);
 	pinned = pinned_already(settled);
-	forget_handover(spank);
+	cmeta_hand_forget(spank);
 	if (!usable)
 		return;
 	tell_nodes(spank, image);
 	if (pinned)
-		hand_to_node(spank, CMETA_HANDOVER_PINNED, pinned);
+		cmeta_hand_to_node(spank, CMETA_HANDOVER_PINNED, pinned);
 	if (settled)
 		goto done;
 	if (mode != CMETA_OFF && !image && (container || !cmeta_client_is_complete())) {
 		say_fault(spank, "the path of the image cannot be told", step);
 	} else if (container && mode == CMETA_OFF) {
-		hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
+		cmeta_hand_over(spank, CMETA_HANDOVER_VERDICT, "off");
 	} else if (image && settings->error) {
 		say_settings_error(settings);
-		hand_over_fault(spank);
+		cmeta_hand_fault(spank, settings->error);
 	} else if (image && !step) {
 		cmeta_wishes_read(&wishes, cmeta_client_get);
 		decide(spank, settings, mode, image, &wishes, false);

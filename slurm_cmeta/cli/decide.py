@@ -164,11 +164,11 @@ def _fault(reason: str, on_error: str, step: bool = False) -> list[str]:
     if on_error == "reject":
         level, ending = "error", ""
     message = f"{level}: {clean(reason, MAX_MESSAGE)}{ending}"
-    return _lines("unknown", on_error, {}, [message])
+    return _lines("unknown", on_error, {}, [message], {"reason": f"fault {clean(reason)}"})
 
 
 def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, Sources | None]:
-    from slurm_cmeta import shape
+    from slurm_cmeta import reason, shape
     from slurm_cmeta.cluster import source
     from slurm_cmeta.decide import Wishes, decide
     from slurm_cmeta.image.filetree import quick_budget
@@ -208,6 +208,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         report = report.under(settings.strengths(own))
     requirements, others = report.requirements, report.others
     policy, required = settings.policy(own), None
+    asked = [r for one in (requirements, *others) for r in one]
     if options.get("step") == "yes":
         from slurm_cmeta.step import decide_step
 
@@ -215,7 +216,6 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         decision = decide_step(options["image"], requirements, cluster, *place, policy, others)
     else:
         decision = decide(options["image"], requirements, cluster, wishes, policy, others)
-        asked = [r for one in (requirements, *others) for r in one]
         required = lasting(asked, decision, wishes, cluster.changeable, policy.names)
     messages = [f"warning: {cluster.stale}"] if cluster.stale else []
     messages += decision.messages
@@ -231,7 +231,8 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
         "required": required,
         "image": report.pinned or None,
     }
-    lines = _lines(decision.verdict, decision.action, changes, messages)
+    for_log = {"reason": reason.of(decision, asked), "identity": reason.identity(report)}
+    lines = _lines(decision.verdict, decision.action, changes, messages, for_log)
     return lines, EXIT_NO_NODE if decision.action == REJECT else EXIT_OK, drawn_from
 
 
@@ -257,7 +258,8 @@ def _is_here(clusters: str, name: str | None) -> bool:
 
 def _elsewhere(clusters: str) -> list[str]:
     message = f"warning: the nodes of cluster {clean(clusters)} are not known here"
-    return _lines("unknown", "accept", {}, [f"{message}; the job is submitted as it is"])
+    messages = [f"{message}; the job is submitted as it is"]
+    return _lines("unknown", "accept", {}, messages, {"reason": "elsewhere"})
 
 
 def _lines(
@@ -265,10 +267,12 @@ def _lines(
     action: str,
     changes: Mapping[str, object],
     messages: list[str],
+    for_log: Mapping[str, object],
 ) -> list[str]:
     lines = [f"verdict {verdict}", f"action {action}"]
     lines += [f"{key} {value}" for key, value in changes.items() if value is not None]
     lines += [f"message {clean(m, MAX_MESSAGE)}" for m in messages[:MAX_MESSAGES]]
+    lines += [f"{key} {value}" for key, value in for_log.items() if value is not None]
     return lines
 
 

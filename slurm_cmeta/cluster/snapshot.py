@@ -65,28 +65,9 @@ def write(path: str, cluster: Cluster) -> None:
     if not any(c.node_count for c in cluster.classes):
         reason = f"{cluster.source} lists no nodes; the snapshot is left as it is"
         raise ClusterError(f"{clean(path)}: {reason}")
-    directory, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(directory, f".{name}.{os.getpid()}.new")
-    try:
-        if not _replaceable(path):
-            raise ClusterError(f"{clean(path)}: not a regular file")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write(render(cluster))
-                file.flush()
-                os.fchmod(descriptor, 0o644)
-                os.fsync(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        _sync_directory(directory)
-    except OSError as error:
-        raise ClusterError(f"{clean(path)}: {error.strerror}") from None
-    except ValueError:  # a NUL in the path
-        raise ClusterError(f"{clean(path)}: not a path") from None
+    from slurm_cmeta import wholefile
+
+    wholefile.write(path, render(cluster))
 
 
 def read(
@@ -144,21 +125,6 @@ def _class_as_json(one: NodeClass) -> dict[str, Any]:
     found["cpus"] = one.cpus
     found["features"] = list(one.features)
     return found
-
-
-def _replaceable(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return True
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _load(path: str) -> tuple[Any, SourceFile]:

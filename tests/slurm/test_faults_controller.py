@@ -20,7 +20,7 @@ from test_submit import Done, fields, said, sbatch
 
 pytestmark = never_drained
 
-MODULES = ("cmeta", "cmeta_expression", "cmeta_nodes")
+MODULES = ("cmeta", "cmeta_expression", "cmeta_log", "cmeta_nodes")
 IMAGE = "/images/img.sif"
 
 HANDED = {

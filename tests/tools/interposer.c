@@ -15,8 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 extern void *__libc_malloc(size_t size);
@@ -232,6 +234,19 @@ int access(const char *path, int mode)
 {
 	watch(CALLER, "access", path);
 	return REAL(access)(path, mode);
+}
+
+int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length)
+{
+	bool local = address.__sockaddr__->sa_family == AF_UNIX && length > sizeof(sa_family_t);
+
+	watch(CALLER, "connect", local ? address.__sockaddr_un__->sun_path : NULL);
+	return REAL(connect)(fd, address, length);
+}
+
+FILE *open_memstream(char **text, size_t *length)
+{
+	return fails(CALLER) ? NULL : REAL(open_memstream)(text, length);
 }
 
 int glob(const char *pattern, int flags, int (*trouble)(const char *, int), glob_t *found)

@@ -9,7 +9,7 @@ slurm.log_error = slurm.log_info
 local directory = arg[1]
 local stub = io.open(directory .. "/job_submit.lua"):read("*a")
 stub = string.gsub(stub, "/usr/local/share/slurm%-cmeta", (string.gsub(directory, "%%", "%%%%")))
-local MODULES = { "cmeta", "cmeta_expression", "cmeta_nodes" }
+local MODULES = { "cmeta", "cmeta_expression", "cmeta_log", "cmeta_nodes" }
 local path = package.path
 
 local function fresh()

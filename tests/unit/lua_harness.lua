@@ -5,7 +5,11 @@
 -- record: of the job before, cmeta.modify() is run.
 slurm = { SUCCESS = 0, ERROR = -1, ESLURM_INVALID_FEATURE = 2029 }
 local said = {}
-function slurm.log_info(format, ...) said[#said + 1] = "log " .. string.format(format, ...) end
+function slurm.log_info(format, ...)
+   local line = string.format(format, ...)
+   local decision = string.match(line, "^cmeta (decision {.*)$")
+   said[#said + 1] = decision or "log " .. line
+end
 function slurm.log_user(format, ...) said[#said + 1] = "user " .. string.format(format, ...) end
 
 package.path = arg[1] .. "/?.lua;" .. package.path
@@ -42,7 +46,7 @@ local job = setmetatable({}, {
       fields[name] = value
    end,
 })
-print("rc " .. tostring(record and cmeta.modify(job, record) or not record and cmeta.ensure(job, options)))
+print("rc " .. tostring(record and cmeta.modify(job, record, options) or not record and cmeta.ensure(job, options)))
 for _, name in ipairs({ "features", "prefer", "exc_nodes" }) do
    print(name .. " " .. tostring(fields[name]))
 end

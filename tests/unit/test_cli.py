@@ -226,6 +226,7 @@ def test_a_mistake_of_ours_is_an_answer(
     assert out[3:] == [
         "message warning: internal error: ZeroDivisionError: a\\x1b b; "
         "the job is submitted as it is",
+        "reason fault internal error: ZeroDivisionError: a\\x1b b",
         "end",
     ]
 
@@ -248,6 +249,7 @@ def test_the_reader_of_a_pipe_may_leave(cluster: Path, arm: Path) -> None:
 
 
 def test_decide_answers_by_the_protocol(cluster: Path, arm: Path) -> None:
+    status = arm.stat()
     done = run("decide", "--image", arm, "--slurm-conf", cluster, "--constraint", "ib")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
@@ -258,6 +260,8 @@ def test_decide_answers_by_the_protocol(cluster: Path, arm: Path) -> None:
         "required aarch64",
         'message arm.sif needs aarch64 (SIF partition descriptor 1): constraint "ib&aarch64", '
         "2 of 5 nodes",
+        "reason narrowed arch=aarch64",
+        f"identity {status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}",
         "end",
     ]
 
@@ -270,6 +274,7 @@ def test_decide_turns_a_foreseeable_error_into_an_answer(cluster: Path, tmp_path
         "verdict unknown",
         "action accept",
         "message warning: /no/such.sif: does not exist; the job is submitted as it is",
+        "reason fault /no/such.sif: does not exist",
         "end",
     ]
     config = tmp_path / "policy.yaml"
@@ -295,7 +300,8 @@ def test_no_value_can_forge_a_line_of_the_answer(cluster: Path, arm: Path) -> No
     evil = "ib\naction reject"
     done = run("decide", "--image", forged, "--slurm-conf", cluster, "--constraint", evil)
     keys = [line.split(" ")[0] for line in done.stdout.splitlines()]
-    assert keys == ["cmeta", "verdict", "action", "exclude", "required", "message", "end"]
+    added = ["exclude", "required", "message", "reason", "identity"]
+    assert keys == ["cmeta", "verdict", "action", *added, "end"]
 
 
 def test_the_submit_path_imports_nothing_it_does_not_need(cluster: Path, arm: Path) -> None:

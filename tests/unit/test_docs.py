@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import sif_files
 
-from slurm_cmeta import __version__, config, errors, requirement, vocabulary
+from slurm_cmeta import __version__, config, errors, reason, requirement, vocabulary
 from slurm_cmeta.cli import decide, surface
 from slurm_cmeta.cli import features as features_command
 from slurm_cmeta.cli.main import parser
 from slurm_cmeta.cluster import snapshot
 from slurm_cmeta.evidence.resources import mebibytes
 from slurm_cmeta.node import keys, site
+from slurm_cmeta.report import totals
 from slurm_cmeta.settings import SETTINGS
 from slurm_cmeta.submission import read_image
 from slurm_cmeta.vocabulary import spellings
@@ -67,7 +68,7 @@ def indented(page: str) -> str:
 
 def test_every_plugstack_key_is_documented() -> None:
     keys = re.findall(r'value_of\(argument, "(\w+)"\)', read("spank/settings.c"))
-    assert len(keys) == 8
+    assert len(keys) == 9
     table, page = read("docs/plugstack.md"), man("slurm-cmeta.8")
     for key in keys:
         assert row(table, key)
@@ -348,11 +349,11 @@ def test_the_examples_of_verdicts_are_true() -> None:
 def test_the_hand_over_is_documented_and_the_same_on_both_sides() -> None:
     header = read("spank/handover.h")
     names = set(re.findall(r'^#define CMETA_HANDOVER_\w+ "(CMETA_\w+)"', header, re.MULTILINE))
-    assert len(names) == 11
-    page, lua = read("docs/protocol.md"), read("lua/cmeta.lua")
+    assert len(names) == 15
+    page, lua = read("docs/protocol.md"), read("lua/cmeta.lua") + read("lua/cmeta_log.lua")
     assert [name for name in names if f"`{name}`" not in page] == []
     used = {f"CMETA_{name}" for name in re.findall(r"decision\.([A-Z]+)", lua)}
-    assert used == names - {"CMETA_IMAGE", "CMETA_PINNED", "CMETA_MULTI_PROG"}
+    assert used - {"CMETA_OWN"} == names - {"CMETA_IMAGE", "CMETA_PINNED", "CMETA_MULTI_PROG"}
     assert "SLURM_SPANK_CMETA_IMAGE" in lua
 
 
@@ -373,15 +374,41 @@ def test_every_word_of_on_missing_is_documented() -> None:
 
 
 def test_every_option_of_the_controllers_half_is_documented() -> None:
-    options = set(re.findall(r"options\.(\w+)", read("lua/cmeta.lua")))
-    assert options == {"on_missing", "on_modify", "snapshot", "snapshot_max_age"}
-    man_page, page = man("slurm-cmeta.8"), read("docs/nodes.md")
+    code = read("lua/cmeta.lua") + read("lua/cmeta_log.lua")
+    options = set(re.findall(r"options\.(\w+)", code))
+    assert options == {"on_missing", "on_modify", "snapshot", "snapshot_max_age", "log"}
+    man_page, page = man("slurm-cmeta.8"), read("docs/nodes.md") + read("docs/report.md")
     for option in options:
         assert f"\n.B {option}\n" in man_page
         assert f"--   {option} " in read("lua/cmeta.lua")
-        assert option[:3] == "on_" or f"`{option}`" in page
+        assert option[:3] == "on_" or f"`{option}`" in page or f"{{{option} = " in page
     assert "MAX_AGE = 86400" in read("lua/cmeta_nodes.lua")
     assert snapshot.MAX_AGE == config.defaults().nodes_max_age == 86400
+
+
+def test_the_line_of_a_decision_is_documented() -> None:
+    code = read("lua/cmeta_log.lua") + read("spank/record.c").replace('\\"', '"')
+    page = read("docs/report.md")
+
+    def named(first: str, after: str) -> set[str]:
+        table = page[page.index(first) : page.index(after)]
+        cells = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+        return set(re.findall(r"`([\w-]+)`", "".join(cells)))
+
+    keys = set(re.findall(r'["{,]"?(\w+)":', code)) | set(re.findall(r'put\(line, "(\w+)"', code))
+    assert named("| key |", "| reason |") == keys
+    words = {name: value for name, value in vars(reason).items() if name.isupper()}
+    codes = {v for k, v in words.items() if isinstance(v, str) and k != "HARD"}
+    assert named("| reason |", "**A job's number**") == codes
+
+
+def test_the_page_of_the_report_has_every_option_and_outcome() -> None:
+    page = read("docs/report.md")
+    for option in options_of(parser())["report"] - {"-h", "--help"}:
+        assert option in indented(page), option
+    shown = dict(re.findall(r"^ +\d+ +[\d.]+ %  ([\w ]+): (.+)$", page, re.MULTILINE))
+    assert len(shown) == 5
+    assert shown.items() <= totals.OUTCOMES.items()
 
 
 def test_every_option_of_cmeta_nodes_is_in_its_page() -> None:
@@ -406,6 +433,9 @@ def test_the_units_write_the_documented_snapshot() -> None:
     (command,) = re.findall(r"^ExecStart=/usr/local/bin/(.*)$", service, re.MULTILINE)
     assert command in indented(read("docs/nodes.md"))
     assert command.split()[-1] in read("etc/cmeta.yaml")
+    service = read("etc/systemd/cmeta-report-textfile.service")
+    (command,) = re.findall(r"^ExecStart=/usr/local/bin/(.*)$", service, re.MULTILINE)
+    assert command in indented(read("docs/report.md"))
 
 
 def test_the_example_of_oci_conf_is_what_is_tested() -> None:

@@ -133,6 +133,8 @@ def test_what_is_printed_is_plain_and_bounded(words: list[str], image: Path, con
             "exclude",
             "message",
             "required",
+            "reason",
+            "identity",
         }
         assert "message x" not in lines
 

@@ -224,6 +224,7 @@ def test_a_submission_asks_the_controller(conf: Path, arm: Path, tmp_path: Path)
         "verdict unknown",
         "action accept",
         "message warning: sinfo gave no answer in 1 seconds; the job is submitted as it is",
+        "reason fault sinfo gave no answer in 1 seconds",
         "end",
     ]
 
@@ -242,7 +243,7 @@ def test_a_stale_snapshot_is_used_refuses_nothing_and_warns(
     change(file, classes=[c for c in document["classes"] if "arm64" not in c["features"]])
     lines = answer(arm, conf)
     assert lines[1:3] == ["verdict unknown", "action accept"]
-    assert lines[-2].endswith("; others may")
+    assert any(line.endswith("; others may") for line in lines)
     configure(conf, file, "  max_age: 0\n")
     lines = answer(arm, conf)
     assert lines[1:3] == ["verdict mismatch", "action reject"]

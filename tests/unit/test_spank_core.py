@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 DECLARATIONS = """
 struct cmeta_answer {
     char *verdict; bool reject; char *constraint; char *prefer; char *exclude;
-    char *memory; char *gres; char *required; char *pinned;
+    char *memory; char *gres; char *required; char *reason; char *identity;
+    bool cached; char *pinned;
     char **messages; size_t message_count;
 };
 bool cmeta_answer_parse(const char *text, size_t length, struct cmeta_answer *answer);
@@ -36,7 +37,7 @@ struct cmeta_settings {
     enum cmeta_mode default_mode; const char *matcher; const char *config; const char *slurm_conf;
     int deadline_ms; const char *run; const char *runtime; const char *const *runtime_options;
     const char *pull; const char *store; const char *store_size; const char *pull_timeout;
-    char *error; const char *wrong;
+    const char *log; char *error; const char *wrong;
 };
 void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const argv[]);
 void cmeta_settings_free(struct cmeta_settings *settings);
@@ -62,6 +63,15 @@ struct cmeta_request {
 bool cmeta_matcher_run(const struct cmeta_request *request, struct cmeta_answer *answer,
                        char **fault);
 void cmeta_clean(const char *text, char *out, size_t size);
+
+struct cmeta_refusal {
+    const char *name; const char *partition; const char *constraint; const char *image;
+    const struct cmeta_answer *answer; long ms; bool step;
+};
+char *cmeta_record_took(long ms, bool cached);
+char *cmeta_record_refusal(const struct cmeta_refusal *refusal);
+bool cmeta_record_send(const char *socket_path, const char *line);
+void free(void *);
 char *strdup(const char *text);
 """
 
@@ -111,6 +121,8 @@ def parse(core: Any, answer: bytes) -> dict[str, Any] | None:
         "gres": text(parsed.gres),
         "required": text(parsed.required),
         "image": text(parsed.pinned),
+        "reason": text(parsed.reason),
+        "identity": text(parsed.identity),
         "messages": [text(parsed.messages[i]) for i in range(parsed.message_count)],
     }
     core.cmeta_answer_free(parsed)
@@ -119,7 +131,8 @@ def parse(core: Any, answer: bytes) -> dict[str, Any] | None:
 
 def test_a_whole_answer(core: Any) -> None:
     lines = "constraint a&b\nprefer a&b&c\nexclude n[1-2]\nmessage one\nmessage two, ü\n"
-    lines += "memory 4096\ngres gpu:1\nrequired b\nimage docker://h.x/app@sha256:12\nend\n"
+    lines += "memory 4096\ngres gpu:1\nrequired b\nimage docker://h.x/app@sha256:12\n"
+    lines += "reason narrowed cpu>=b\nidentity 1:2:3:4\nend\n"
     assert parse(core, (GOOD + lines).encode()) == {
         "verdict": "match",
         "reject": False,
@@ -130,6 +143,8 @@ def test_a_whole_answer(core: Any) -> None:
         "gres": "gpu:1",
         "required": "b",
         "image": "docker://h.x/app@sha256:12",
+        "reason": "narrowed cpu>=b",
+        "identity": "1:2:3:4",
         "messages": ["one", "two, ü"],
     }
 
@@ -203,6 +218,7 @@ def settings(core: Any, *arguments: str) -> dict[str, Any]:
         "config": text(read.config),
         "slurm_conf": text(read.slurm_conf),
         "deadline_ms": read.deadline_ms,
+        "log": text(read.log),
         "run": text(read.run),
         "runtime": text(read.runtime),
         "runtime_options": options,
@@ -220,6 +236,7 @@ def test_settings_by_default(core: Any) -> None:
         "config": None,
         "slurm_conf": None,
         "deadline_ms": 2000,
+        "log": "/dev/log",
         "run": "/usr/local/libexec/slurm-cmeta/cmeta-run",
         "runtime": None,
         "runtime_options": [],
@@ -236,6 +253,8 @@ def test_every_setting_is_read(core: Any) -> None:
         "config=/c",
         "slurm_conf=/s",
         "deadline=0.5",
+        "log=/l",
+        "log=none",
         "run=/r",
         "runtime=/a",
         "runtime_option=--nv",
@@ -251,6 +270,7 @@ def test_every_setting_is_read(core: Any) -> None:
         "config": "/c",
         "slurm_conf": "/s",
         "deadline_ms": 500,
+        "log": None,
         "run": "/r",
         "runtime": "/a",
         "runtime_options": ["--nv", "--bind=/scratch"],
@@ -263,6 +283,7 @@ def test_every_setting_is_read(core: Any) -> None:
     "argument",
     [
         "deadlin=2",
+        "log=yes",
         "deadline=0",
         "deadline=-1",
         "deadline=nan",

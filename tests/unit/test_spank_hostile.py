@@ -374,7 +374,17 @@ def matcher():
     good, found, fault, _ = t.run_matcher(core, Path(sys.argv[5]))
     assert (good, found["constraint"]) == ((True, "a") if good else (False, None)), fault
 
-for call in (answer, settings, wrong, locate, guard, matcher):
+def record():
+    answer = ffi.new("struct cmeta_answer *")
+    answer.verdict = kept = ffi.new("char[]", b"mismatch")
+    refusal = ffi.new("struct cmeta_refusal *", {"answer": answer})
+    line = core.cmeta_record_refusal(refusal)
+    assert line == ffi.NULL or t.text(line).endswith('"refused":true}')
+    core.free(line)
+    core.free(core.cmeta_record_took(1, True))
+    assert not core.cmeta_record_send(str(tmp / "none").encode(), b"x")
+
+for call in (answer, settings, wrong, locate, guard, matcher, record):
     call()
     number = 0
     while True:
@@ -405,5 +415,10 @@ def test_every_allocation_may_fail(library: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     failed = {name: int(count) for name, count in map(str.split, done.stdout.splitlines())}
-    assert {name for name, count in failed.items() if count > 0} >= {"answer", "wrong", "matcher"}
-    assert set(failed) == {"answer", "settings", "wrong", "locate", "guard", "matcher"}
+    assert {name for name, count in failed.items() if count > 0} >= {
+        "answer",
+        "wrong",
+        "matcher",
+        "record",
+    }
+    assert set(failed) == {"answer", "settings", "wrong", "locate", "guard", "matcher", "record"}
