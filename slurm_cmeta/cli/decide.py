@@ -67,6 +67,9 @@ _OPTIONS = (
     *("slurm-conf", "config", "explain", "cache"),
 )
 
+REFERENCES = ("docker://", "oras://")
+"""What the node can pull; other references are left to Slurm, as ever."""
+
 SECONDS = 1.0
 """For reading the image: what is known by then is decided on, before the plugin's own deadline (2 s
 by default) ends all of it. A controller that is asked for the nodes has the same second."""
@@ -180,7 +183,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
     nodes = source.Pending(settings, options.get("slurm-conf"), _kept(options))
     try:
         partition = options.get("partition", "")
-        if "://" in options["image"]:
+        if options["image"].startswith(REFERENCES):
             cluster = nodes.cluster(SECONDS)
             report = _read_reference(options, settings, cluster)
         else:

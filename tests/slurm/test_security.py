@@ -311,7 +311,7 @@ def test_the_submit_half_under_the_sanitizers(
         ((f"--container={arm}", "--exclude=old1", ":", f"--container={evil}", "--mem=8"), ""),
         ((f"--container={evil}", "--cmeta=explain"), ""),
         ((f"--container={evil}", "--cmeta=off"), ""),
-        (("--container=docker://x",), ""),
+        (("--container=docker://127.0.0.1:9/x",), ""),
         (("--container=none.sif",), ""),
         ((f"--container={arm}",), "deadlin=3"),
     ):

@@ -344,15 +344,15 @@ def test_a_relative_path_is_what_the_user_sees(cluster: Cluster, arm: Path) -> N
 
 
 def test_a_registry_reference_is_left_as_it_is(cluster: Cluster) -> None:
-    done = sbatch(cluster, "--container=docker://registry/app:1.0")
+    done = sbatch(cluster, "--container=library://user/app:1.0")
     job = fields(cluster, done)
-    assert (job["Container"], job["Features"]) == ("docker://registry/app:1.0", "(null)")
+    assert (job["Container"], job["Features"]) == ("library://user/app:1.0", "(null)")
     (line,) = said(done)
     assert line == (
-        "cmeta: warning: docker://registry/app:1.0: is a reference, not a file; "
+        "cmeta: warning: library://user/app:1.0: is a reference, not a file; "
         "the job is submitted as it is"
     )
-    started = cluster.submit("--container=docker://registry/app:1.0", "--wrap=echo as ever")
+    started = cluster.submit("--container=library://user/app:1.0", "--wrap=echo as ever")
     cluster.wait(started)
     assert cluster.output(started) == "as ever\n"
 

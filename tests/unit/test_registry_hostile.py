@@ -136,10 +136,23 @@ def test_a_registry_that_is_down() -> None:
     assert str(problem.value).endswith("it cannot be reached (Connection refused)")
 
 
-def test_a_registry_whose_name_nobody_knows() -> None:
+def test_a_registry_whose_name_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
     with pytest.raises(RegistryError) as problem:
         offered("registry.invalid")
-    assert problem.value.kind in (DOWN, SLOW)
+    assert problem.value.kind == DOWN
+    assert "the host registry.invalid is not known" in str(problem.value)
+
+
+def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    begun = time.monotonic()
+    with pytest.raises(RegistryError) as problem:
+        read(parse("docker://registry.invalid/app"), Access.within(0.5))
+    assert (problem.value.kind, time.monotonic() - begun < 2) == (SLOW, True)
 
 
 def test_patience_is_had_where_there_is_time() -> None:
