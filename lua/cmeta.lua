@@ -62,18 +62,31 @@ local function missing_name(added, features)
    return nil
 end
 
+-- What grammar says of texts, which many jobs in a row have in common. It depends on the texts alone.
+local MAX_REMEMBERED = 256
+local remembered, remembered_count = {}, 0
+
+local function remember(key, work, ...)
+   local known = remembered[key]
+   if known == nil then
+      known = work(...) or false
+      if remembered_count >= MAX_REMEMBERED then
+         remembered, remembered_count = {}, 0
+      end
+      remembered[key], remembered_count = known, remembered_count + 1
+   end
+   return known
+end
+
 -- What `field` becomes: the handed-over expression, or nil to leave it.
 local function new_expression(field, expression, bases, features)
-   if not expression then
-      return nil
-   end
    for _, base in ipairs(bases) do
       if expression == base then
          return nil -- the client has done it
       end
    end
    for _, base in ipairs(bases) do
-      local added = expressions.addition(base, expression)
+      local added = remember(base .. "\0" .. expression, expressions.addition, base, expression)
       local missing = added and missing_name(added, features)
       if missing then
          log("ignored a handed-over " .. field .. ": no node has the feature " .. missing)
@@ -96,7 +109,7 @@ local function is_hostlist(nodes)
 end
 
 local function new_exclude(own, nodes)
-   if not nodes or ends_with(own, nodes) then
+   if ends_with(own, nodes) then
       return nil
    end
    if not is_hostlist(nodes) then
@@ -111,7 +124,7 @@ end
 -- cannot tell apart.
 local function new_memory(job_desc, mebibytes)
    local asked = job_desc.min_mem_per_node or job_desc.min_mem_per_cpu or job_desc.mem_per_tres
-   if not mebibytes or asked then
+   if asked then
       return nil
    end
    local value = string.match(mebibytes, "^[1-9]%d*$") and tonumber(mebibytes)
@@ -135,9 +148,6 @@ end
 -- The field `gres` takes what --gres takes, in every release; tres_per_node wants a prefix, which is
 -- not the same in all of them.
 local function new_gres(job_desc, gres)
-   if not gres then
-      return nil
-   end
    for _, field in ipairs({ "tres_per_job", "tres_per_node", "tres_per_socket", "tres_per_task" }) do
       if has_gpu(job_desc[field]) then
          return nil
@@ -153,20 +163,29 @@ end
 
 -- Every change to the job, as field -> value; nothing is changed yet.
 local function changes_of(job_desc, decision, features)
-   local constraint, prefer = job_desc.features or "", job_desc.prefer or ""
-   local changes = {}
-   changes.features = new_expression("constraint", decision.CONSTRAINT, { constraint }, features)
-   local bases = { prefer }
-   if prefer == "" then
-      bases = { changes.features or constraint }
-      if decision.PREFER == bases[1] then
-         bases = { "" }
-      end
+   local changes, constraint = {}, decision.OWN or ""
+   if decision.CONSTRAINT then
+      changes.features = new_expression("constraint", decision.CONSTRAINT, { constraint }, features)
    end
-   changes.prefer = new_expression("prefer", decision.PREFER, bases, features)
-   changes.exc_nodes = new_exclude(job_desc.exc_nodes or "", decision.EXCLUDE)
-   changes.gres = new_gres(job_desc, decision.GRES)
-   changes.min_mem_per_node = new_memory(job_desc, decision.MEMORY)
+   if decision.PREFER then
+      local bases = { job_desc.prefer or "" }
+      if bases[1] == "" then
+         bases = { changes.features or constraint }
+         if decision.PREFER == bases[1] then
+            bases = { "" }
+         end
+      end
+      changes.prefer = new_expression("prefer", decision.PREFER, bases, features)
+   end
+   if decision.EXCLUDE then
+      changes.exc_nodes = new_exclude(job_desc.exc_nodes or "", decision.EXCLUDE)
+   end
+   if decision.GRES then
+      changes.gres = new_gres(job_desc, decision.GRES)
+   end
+   if decision.MEMORY then
+      changes.min_mem_per_node = new_memory(job_desc, decision.MEMORY)
+   end
    return changes
 end
 
@@ -208,7 +227,7 @@ end
 -- user input all the same, and may be anything that looks like features.
 local function record(job_desc, decision)
    local kept, required, exclude = {}, decision.REQUIRED, decision.EXCLUDE
-   if required and #required <= expressions.MAX and expressions.is_addition(required) then
+   if required and #required <= expressions.MAX and remember(required, expressions.is_addition, required) then
       kept[#kept + 1] = "cmeta requires " .. required
    end
    if exclude and is_hostlist(exclude) and ends_with(job_desc.exc_nodes or "", exclude) then
@@ -315,8 +334,9 @@ local function changes_of_update(job_desc, comment)
    if string.find(comment, "cmeta prefers", 1, true) and not prefer and constraint then
       changes.prefer = changes.features or constraint ~= "" and constraint or nil
    end
-   if exclude then
-      changes.exc_nodes = new_exclude(exclude, string.match(comment, "cmeta excludes ([^;%s]+)"))
+   local excluded = exclude and string.match(comment, "cmeta excludes ([^;%s]+)")
+   if excluded then
+      changes.exc_nodes = new_exclude(exclude, excluded)
    end
    return changes, warnings
 end
