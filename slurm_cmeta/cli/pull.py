@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from slurm_cmeta.registry.reference import Reference
 
 TIMEOUT = 3600
+LONGEST = 7 * 86400
 ASKING = 60.0
 """Seconds in which the registry has to tell what it offers."""
 
@@ -129,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
     """Choose, and show or fetch; returns the exit code."""
     if args.json and not args.dry_run:
         raise UsageError("--json goes with --dry-run")
-    if args.timeout <= 0:
-        raise UsageError("--timeout takes seconds above 0")
+    if not 0 < args.timeout <= LONGEST:
+        raise UsageError(f"--timeout takes seconds, above 0 and at most {LONGEST}")
     size = _bytes(args.store_size)
     signal.signal(signal.SIGTERM, _interrupted)
     reference = parse(args.reference)

@@ -60,6 +60,12 @@ def test_what_no_variant_serves_is_to_be_built() -> None:
     assert all(near and near.reason for near in unserved.values())
 
 
+def test_of_what_serves_equally_many_the_best_is_enough() -> None:
+    built = [built_for(t) for t in ("x86_64", "x86_64_v3", "x86_64_v2", "zen2", "haswell")]
+    found = cover(built, nodes(a="zen2", b="haswell"))
+    assert names(found)[:2] == (["x86_64_v3"], ["zen2", "haswell"])
+
+
 def test_nodes_that_differ_in_nothing_that_counts_are_one() -> None:
     classes = [NodeClass(n, 1, ("zen3",), partitions=(n,)) for n in ("n1", "n2", "n3")]
     (only,) = cover([built_for("x86_64")], classes).classes
