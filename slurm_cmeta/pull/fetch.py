@@ -8,6 +8,7 @@ they get by digest, and here it is verified for artifacts.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -47,6 +48,10 @@ LAST_WORDS = 400
 
 class FetchError(ImageError):
     """The variant could not be brought here."""
+
+
+class BusyError(FetchError):
+    """Another process is bringing it here."""
 
 
 def into_sif(
@@ -143,11 +148,15 @@ def _beside(directory: str) -> Iterator[str]:
     """Make a directory for what is not whole yet; all in it is gone afterwards."""
     try:
         place = tempfile.mkdtemp(prefix=".cmeta-", dir=directory)
+        lock = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as problem:
         raise FetchError(f"{clean(directory)}: {problem.strerror}") from None
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_SH)
         yield place
     finally:
+        os.close(lock)
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -270,7 +279,7 @@ def _fetch_artifact(
         _download(registry, layer, part, progress)
         _check(part, variant)
         _settle(part, destination)
-    except (RegistryError, KeyboardInterrupt):
+    except (RegistryError, BusyError, KeyboardInterrupt):
         raise  # what came is kept: the next try goes on from there
     except CmetaError:
         _remove(part)
@@ -287,6 +296,10 @@ def _download(
 ) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with open(os.open(part, flags, 0o600), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{clean(part)}: another process is fetching it") from None
         digest = hashlib.sha256()
         while piece := file.read(PIECE):
             digest.update(piece)
