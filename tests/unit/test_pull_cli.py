@@ -293,7 +293,7 @@ def test_without_the_tools_it_says_which_one_is_missing(
     run: Run, top: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("slurm_cmeta.pull.fetch.OPTION_PLACES", "/nonexistent")
+    monkeypatch.setattr("slurm_cmeta.pull.tools.OPTION_PLACES", "/nonexistent")
     done = run("--for", "zen4", top)
     assert (done.code, done.out) == (3, "")
     assert done.err == (

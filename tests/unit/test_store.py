@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import sif_files
 
-from slurm_cmeta.pull.fetch import FetchError, into_sif
+from slurm_cmeta.pull.fetch import into_sif
+from slurm_cmeta.pull.landing import FetchError
 from slurm_cmeta.pull.store import STALE, Store, StoreError
 from slurm_cmeta.pull.variant import Variant
 from slurm_cmeta.registry.access import Access

@@ -53,11 +53,16 @@ def test_the_submit_path_imports_nothing_heavy(tmp_path: Path, image: Path) -> N
 
 def test_without_a_container_there_is_no_python() -> None:
     """The plugin starts one program in one place, and only where there is an image. On the node, a
-    child of it looks at the image, and becomes no other program."""
+    child of it looks at the image, and becomes no other program; cmeta-run, which starts the
+    container, starts `cmeta pull` where a registry has the image."""
     code = {path.name: path.read_text() for path in (ROOT / "spank").glob("*.c")}
     starts = {name for name, text in code.items() if "fork()" in text or "posix_spawn" in text}
-    assert starts == {"matcher.c", "guard.c"}
-    assert {name for name, text in code.items() if "execv" in text} == {"matcher.c", "cmeta_run.c"}
+    assert starts == {"matcher.c", "guard.c", "pull.c"}
+    programs = {name for name, text in code.items() if "execv" in text}
+    assert programs == {"matcher.c", "cmeta_run.c", "pull.c"}
+    assert [name for name, text in code.items() if "cmeta_pull(" in text and name != "pull.c"] == [
+        "cmeta_run.c"
+    ]
     assert [name for name, text in code.items() if "cmeta_matcher_run(" in text] == [
         name for name in code if name in ("matcher.c", "submit.c")
     ]
