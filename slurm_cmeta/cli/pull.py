@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from contextlib import nullcontext
 
 from slurm_cmeta import config
 from slurm_cmeta.cli import options
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 3600
 LONGEST = 7 * 86400
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ASKING = 60.0
 """Seconds in which the registry has to tell what it offers."""
 
@@ -134,16 +136,20 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.timeout <= LONGEST:
         raise UsageError(f"--timeout takes seconds, above 0 and at most {LONGEST}")
     size = _bytes(args.store_size)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in _ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupted)
     reference = parse(args.reference)
     settings = _settings(args)
     aim = target.resolve(args.target, lambda: options.chosen_cluster(args, settings))
     until = time.monotonic() + args.timeout
-    access = _access(args, settings, reference, min(ASKING, args.timeout))
     place = store.Store(args.store, size) if args.store else None
-    # What a digest names on a node is asked for once, however many jobs run it there.
+    seconds = min(ASKING, args.timeout)
+    # What a digest names on a node is asked for once, however many jobs and tasks run it there.
     kept = place.directory if place and reference.digest else ""
-    offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
+    with place.asking(seconds) if place and kept else nullcontext():
+        access = _access(args, settings, reference, seconds)
+        offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
     for warning in offered.warnings:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if aim.whole:
@@ -158,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
             chosen.digest,
             chosen.size,
             lambda made: fetch.into_sif(
-                reference, chosen, made, access, plain=offered.plain, cached=False
+                reference, chosen, made, access, plain=offered.plain, in_job=True
             ),
             until,
         )
@@ -180,7 +186,9 @@ def _settings(args: argparse.Namespace) -> Config:
 
 
 def _interrupted(number: int, frame: object) -> None:
-    """End as ^C does: what was begun is removed on the way."""
+    """End as ^C does: what was begun is removed on the way, and no other signal is to end that."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -255,10 +263,13 @@ def _fetch(
 ) -> None:
     ending = ".sif" if args.format == "sif" else ""
     path = args.output or f"{reference.name.replace(':', '_')}{ending}"
-    if os.path.lexists(path) and not args.force:
+    layout = args.format == "oci"
+    if os.path.lexists(path) and not args.force and not layout:
         raise UsageError(f"{clean(path)} is there already: --force replaces it, -o names another")
+    if os.path.isdir(path) and not layout:
+        raise UsageError(f"{clean(path)} is a directory: -o names the file")
     shown = Fetching(path)
-    into = fetch.into_layout if args.format == "oci" else fetch.into_sif
+    into = fetch.into_layout if layout else fetch.into_sif
     try:
         progress = shown if shown.enabled else None
         into(reference, chosen, path, access, plain=offered.plain, progress=progress)

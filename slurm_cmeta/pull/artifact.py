@@ -10,7 +10,7 @@ from contextlib import suppress
 from slurm_cmeta.errors import CmetaError
 from slurm_cmeta.image import oci
 from slurm_cmeta.image.metadata import DocumentError, load
-from slurm_cmeta.pull.landing import FetchError, check, settle
+from slurm_cmeta.pull.landing import FetchError, check, part_of, settle, sweep
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.registry.client import Registry
 from slurm_cmeta.registry.errors import BROKEN, RegistryError
@@ -20,6 +20,7 @@ from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import BinaryIO
 
     from slurm_cmeta.pull.variant import Variant
     from slurm_cmeta.registry.access import Access
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 SIF_LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
+MAX_TRIES = 5
+"""How often a transfer that broke off is taken up again at once, as long as it gets on."""
 
 
 class BusyError(FetchError):
@@ -60,8 +63,8 @@ def fetch(
         )
     except (DocumentError, StopIteration):
         raise RegistryError(f"{reference}: there is no SIF in it", BROKEN) from None
-    directory, name = os.path.split(os.path.abspath(destination))
-    part = f"{directory}/.{name}.{layer.digest[7:19]}.part"
+    part = part_of(destination, layer.digest)
+    sweep(os.path.dirname(part))
     try:
         _download(registry, layer, part, progress)
         check(part, variant)
@@ -91,30 +94,46 @@ def _download(
         digest = hashlib.new(algorithm)
         while piece := file.read(PIECE):
             digest.update(piece)
-        done = file.tell()
-        if layer.size and done > layer.size:
-            file.truncate(0)
-            file.seek(0)
-            digest, done = hashlib.new(algorithm), 0
-        if not layer.size or done < layer.size:
-            answer = registry.open_blob(layer.digest, done)
-            if answer.response.status != 206 and done:  # no part of it is to be had
-                file.truncate(0)
-                file.seek(0)
-                digest, done = hashlib.new(algorithm), 0
-            for piece in registry.pieces(answer):
-                file.write(piece)
-                digest.update(piece)
-                done += len(piece)
-                if layer.size and done > layer.size:
-                    break
-                if progress is not None:
-                    progress(done, layer.size)
+        tries = 0
+        while not layer.size or file.tell() < layer.size:
+            before = file.tell()
+            try:
+                digest = _go_on(registry, layer, file, digest, progress)
+                break
+            except RegistryError as problem:
+                tries += 1
+                if not problem.passing or tries >= MAX_TRIES or file.tell() <= before:
+                    raise
     if digest.hexdigest() != wanted:
         _remove(part)
         raise RegistryError(
             f"{registry.reference}: the SIF is not what its digest says: not taken", BROKEN
         )
+
+
+def _go_on(
+    registry: Registry,
+    layer: oci.Descriptor,
+    file: BinaryIO,
+    digest: hashlib._Hash,
+    progress: Progress | None,
+) -> hashlib._Hash:
+    """Append what is missing; returns the digest of all of it. Raises RegistryError half-way."""
+    done = file.tell()
+    answer = registry.open_blob(layer.digest, done)
+    if answer.response.status != 206 and done:  # no part of it is to be had
+        file.seek(0)
+        file.truncate()
+        digest, done = hashlib.new(digest.name), 0
+    for piece in registry.pieces(answer):
+        file.write(piece)
+        digest.update(piece)
+        done += len(piece)
+        if layer.size and done > layer.size:
+            break
+        if progress is not None:
+            progress(done, layer.size)
+    return digest
 
 
 def _remove(path: str) -> None:

@@ -40,12 +40,13 @@ def into_sif(
     access: Access,
     *,
     plain: bool = False,
-    cached: bool = True,
+    in_job: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Make `destination` the SIF of one variant. Raises FetchError, RegistryError or ImageError.
 
-    `plain`: the registry has no TLS. `cached`: whether Apptainer may use its own cache.
+    `plain`: the registry has no TLS. `in_job`: nothing is put into the user's home (Apptainer's
+    cache), and memory may be short.
     """
     directory = os.path.dirname(os.path.abspath(destination))
     need_room(directory, variant, destination)
@@ -53,17 +54,19 @@ def into_sif(
         artifact.fetch(reference, variant, destination, access, progress)
         return
     with beside(directory) as place:
-        made = f"{place}/image.sif"
-        variables: dict[str, str] = {}
+        made = f"{place.path}/image.sif"
+        variables = tools.frugal() if in_job else {}
+        words = [tools.runtime(), "build"]  # not pull: it takes arguments for mksquashfs
         if reference.transport == LAYOUT:
-            _lay_out_one(reference, variant, place, access)
-            words = ["build", made, f"oci:{place}"]
+            _lay_out_one(reference, variant, place.path, access)
+            words += [made, f"oci:{place.path}"]
         else:
-            variables = tools.as_we_do(reference, access, place)
-            options = [*(["--no-https"] if plain else []), *([] if cached else ["--disable-cache"])]
-            words = ["pull", *options, made, reference.pinned(variant.digest)]
+            variables |= tools.as_we_do(reference, access, place.path)
+            words += ["--no-https"] if plain else []
+            words += ["--disable-cache"] if in_job else []
+            words += [made, reference.pinned(variant.digest)]
         tell = _telling(progress, variant)
-        tools.run([tools.runtime(), *words], access, place, variables, tell)
+        tools.run(words, access, place, variables, tell)
         check(made, variant)
         settle(made, destination)
 
@@ -88,14 +91,14 @@ def into_layout(
     with beside(directory) as place:
         variables: dict[str, str] = {}
         if reference.transport == LAYOUT:
-            _lay_out_one(reference, variant, place, access)
-            source = f"oci:{place}"
+            _lay_out_one(reference, variant, place.path, access)
+            source = f"oci:{place.path}"
         else:
-            variables = tools.as_we_do(reference, access, place)
+            variables = tools.as_we_do(reference, access, place.path)
             source = reference.pinned(variant.digest).replace("oras://", "docker://")
         tls = ["--src-tls-verify=false"] if plain else []
         tag = f":{reference.tag}" if reference.tag else ""
-        made = f"{place}/made"
+        made = f"{place.path}/made"
         copy = ["copy", "--quiet", "--preserve-digests", *tls, source, f"oci:{made}{tag}"]
         tell = _telling(progress, variant)
         tools.run([tools.skopeo(), *copy], access, place, variables, tell)
@@ -132,7 +135,10 @@ def _lay_out_one(reference: Reference, variant: Variant, place: str, access: Acc
     except (OSError, DocumentError) as problem:
         raise FetchError(f"{clean(manifest)}: {clean(str(problem))}") from None
     config = oci.descriptors([document.get("config")], 1)
-    for one in (*config, *oci.descriptors(document.get("layers"), oci.MAX_LAYERS)):
+    layers = oci.descriptors(document.get("layers"), oci.MAX_LAYERS + 1)
+    if len(layers) > oci.MAX_LAYERS:
+        raise FetchError(f"{clean(manifest)}: it has more than {oci.MAX_LAYERS} layers")
+    for one in (*config, *layers):
         if not oci.is_digest(one.digest):
             raise FetchError(f"{clean(manifest)}: {clean(one.digest, 80)} is no digest")
         _verified(f"{blobs}/{one.digest.replace(':', '/')}", one.digest, access)

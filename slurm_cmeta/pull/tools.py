@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
+from contextlib import suppress
 
 from slurm_cmeta.pull.landing import FetchError
 from slurm_cmeta.record import TYPE_CHECKING
@@ -16,12 +20,20 @@ from slurm_cmeta.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from slurm_cmeta.pull.landing import Place
     from slurm_cmeta.registry.access import Access
     from slurm_cmeta.registry.reference import Reference
 
 RUNTIMES = ("apptainer", "singularity")
 OPTION_PLACES = "/usr/local/bin:/usr/bin:/bin:/opt/apptainer/bin"
 """Where else the runtime is looked for, as cmeta-run does."""
+
+CHOSEN_RUNTIME = "CMETA_RUN_RUNTIME"
+"""The site's own (plugstack key `runtime`), in the environment of cmeta-run (spank/run.h)."""
+
+MEMORY = "256M"
+"""What mksquashfs may take in a job. By itself it takes a quarter of the machine's memory
+(mksquashfs.1, -mem), and the job may have far less."""
 
 LAST_WORDS = 400
 """Characters of what a tool said before it failed."""
@@ -32,9 +44,22 @@ MAX_BUNDLE = 4 << 20
 TICK = 0.5
 """Seconds after which who waits is told that work goes on."""
 
+PATIENCE = 5
+"""Seconds that a tool has to clean up, when it is to end."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TROUBLE = re.compile(r"\b(fatal|error)\b", re.IGNORECASE)
+_HEAD = re.compile(r"^(?:(?:FATAL|ERROR)\s*:\s*|time=.*?\bmsg=)")
+"""What Apptainer and skopeo write before the words of an error."""
+
+_PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
+
 
 def runtime() -> str:
-    """Return the path of Apptainer. Raises FetchError where there is none."""
+    """Return the path of Apptainer or Singularity. Raises FetchError where there is none."""
+    if chosen := os.environ.get(CHOSEN_RUNTIME):
+        return chosen
     for path in (os.environ.get("PATH"), OPTION_PLACES):
         for name in RUNTIMES:
             if found := shutil.which(name, path=path):
@@ -50,6 +75,13 @@ def skopeo() -> str:
     if found is None:
         raise FetchError("an OCI layout is made by skopeo, which is not installed here")
     return found
+
+
+def frugal() -> dict[str, str]:
+    """Return the variables that make a build fit into a job: its memory, its own processors."""
+    words = f"-mem {MEMORY} -processors {len(os.sched_getaffinity(0))}"
+    names = [f"{name.upper()}_MKSQUASHFS_ARGS" for name in RUNTIMES]
+    return {name: os.environ.get(name, words) for name in names}
 
 
 def as_we_do(reference: Reference, access: Access, place: str) -> dict[str, str]:
@@ -98,24 +130,32 @@ def _authorities(server: str, place: str) -> dict[str, str]:
 def run(
     words: Sequence[str],
     access: Access,
-    place: str,
+    place: Place,
     variables: Mapping[str, str],
     tell: Callable[[], None] | None = None,
 ) -> None:
     """Run a tool in the directory `place` until the time is out.
 
+    It is a process group of its own, so that its children (mksquashfs) end with it, and is told to
+    end when we are killed: Slurm may find it no more then.
+
     `tell` is called now and then meanwhile. Raises FetchError with the tool's last words.
     """
-    own = {"TMPDIR": place, "APPTAINER_TMPDIR": place, "SINGULARITY_TMPDIR": place}
-    with open(f"{place}/said", "w+b") as said:
+    directory = place.path
+    own = dict.fromkeys(("TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR"), directory)
+    libc = ctypes.CDLL(None)
+    with open(f"{directory}/said", "w+b") as said:
         try:
             tool = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
-                cwd=place,
+                cwd=directory,
                 env={**os.environ, **own, **variables},
+                pass_fds=(place.lock,),
+                start_new_session=True,
+                preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
             )
         except OSError as problem:
             raise FetchError(f"cannot start {clean(words[0])}: {problem.strerror}") from None
@@ -146,12 +186,11 @@ def _ended(
 
 
 def _stop(tool: subprocess.Popen[bytes]) -> None:
-    tool.terminate()
-    try:
-        tool.wait(5)
-    except subprocess.TimeoutExpired:
-        tool.kill()
-        tool.wait()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(tool.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            tool.wait(PATIENCE)
 
 
 def _name(words: Sequence[str]) -> str:
@@ -160,9 +199,8 @@ def _name(words: Sequence[str]) -> str:
 
 def _last_words(said: bytes) -> str:
     """Return the last line in which a tool tells of an error, without colours and time stamps."""
-    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "rror" in line or "level=fatal" in line]
+    text = _COLOUR.sub("", said.decode("utf-8", "replace"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if _TROUBLE.search(line)]
     line = (telling or lines or ["no reason given"])[-1]
-    for mark in ("FATAL:", 'msg="', "ERROR:"):
-        line = line.rpartition(mark)[2]
-    return clean(line.replace("\x1b[0m", "").strip(' "'), LAST_WORDS)
+    return clean(_HEAD.sub("", line).strip(' "'), LAST_WORDS)

@@ -14,8 +14,8 @@ import pytest
 import sif_files
 
 from slurm_cmeta.pull.fetch import into_sif
-from slurm_cmeta.pull.landing import FetchError
-from slurm_cmeta.pull.store import STALE, Store, StoreError
+from slurm_cmeta.pull.landing import PREFIX, STALE, FetchError
+from slurm_cmeta.pull.store import Store, StoreError
 from slurm_cmeta.pull.variant import Variant
 from slurm_cmeta.registry.access import Access
 from slurm_cmeta.registry.reference import parse
@@ -140,7 +140,8 @@ def test_what_is_there_is_not_made_again(base: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"rubbish", IMAGE[:-100], IMAGE[:200]])
 def test_a_damaged_image_is_made_anew(base: Path, damage: bytes) -> None:
     store = Store(str(base))
-    path = get(store, DIGESTS[0], writes(damage))
+    path = get(store, DIGESTS[0], writes())
+    path.write_bytes(damage)
     assert get(store, DIGESTS[0], writes()).read_bytes() == IMAGE
     path.write_bytes(damage)
     with pytest.raises(FetchError):
@@ -173,21 +174,13 @@ def test_what_is_in_use_is_left(base: Path) -> None:
     assert not paths[0].exists(), "as soon as nobody runs it"
 
 
-def test_what_is_larger_than_the_store_is_made_all_the_same(base: Path) -> None:
-    store = Store(str(base), max_size=10)
-    first = get(store, DIGESTS[0], writes(), len(IMAGE))
-    assert first.exists()
-    assert get(store, DIGESTS[1], writes(), len(IMAGE)).exists()
-    assert not first.exists()
-
-
 def test_what_killed_pulls_left_behind_is_removed(base: Path) -> None:
     store = Store(str(base))
-    old, new, linked = (Path(store.directory) / name for name in (".cmeta-a", ".cmeta-b", ".c"))
+    old, new, linked = (Path(store.directory) / f"{PREFIX}{n}" for n in "abc")
     outside = base / "outside"
     for directory in (old, new, outside):
         (directory / "inside").mkdir(parents=True)
-    part = Path(store.directory) / ".x.sif.0123.part"
+    part = Path(store.directory) / f"{PREFIX}x.sif.0123.part"
     part.touch()
     linked.symlink_to(outside)
     for path in (old, part):
@@ -195,13 +188,12 @@ def test_what_killed_pulls_left_behind_is_removed(base: Path) -> None:
     os.utime(linked, (0, time.time() - STALE - 10), follow_symlinks=False)
     get(store, DIGESTS[0], writes())
     assert [p.exists() for p in (old, new, part)] == [False, True, False]
-    assert not linked.is_symlink()
     assert (outside / "inside").is_dir(), "links are not followed"
 
 
 def test_what_is_still_written_is_not_taken_for_left_behind(base: Path) -> None:
     store = Store(str(base))
-    working = Path(store.directory) / ".cmeta-a"
+    working = Path(store.directory) / f"{PREFIX}a"
     working.mkdir()
     os.utime(working, (0, time.time() - STALE - 10))
     descriptor = os.open(working, os.O_RDONLY)
