@@ -326,9 +326,12 @@ class Oras:
         self.asked: list[str] = []
 
     def __call__(self, request: hostile.Request) -> None:
-        if "/manifests/" in request.path:
+        if request.path.endswith(("/manifests/1", hashlib.sha256(self.manifest).hexdigest())):
             kind = {"Content-Type": hostile.MANIFEST}
             hostile.reply(request, 200, self.manifest, kind)
+            return
+        if "/blobs/" not in request.path:
+            hostile.reply(request, 404)
             return
         if request.path.endswith(hashlib.sha256(b"{}").hexdigest()):
             hostile.reply(request, 200, b"{}")
@@ -393,7 +396,7 @@ def test_two_at_once_do_not_spoil_each_others_file(here: Path, pushed: Path) -> 
 
     class Slow(Oras):
         def __call__(self, request: hostile.Request) -> None:
-            if "/blobs/" in request.path and list(here.glob(".x.sif.*.part")):
+            if request.path.endswith(hashlib.sha256(image).hexdigest()):
                 time.sleep(4)
             super().__call__(request)
 
