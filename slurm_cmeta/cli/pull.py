@@ -11,6 +11,7 @@ import time
 
 from slurm_cmeta import config
 from slurm_cmeta.cli import options
+from slurm_cmeta.cli.progress import Fetching
 from slurm_cmeta.cli.pull_output import as_json, print_cover, print_table
 from slurm_cmeta.cluster import source
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, ConfigError, UsageError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from slurm_cmeta.registry.reference import Reference
 
 TIMEOUT = 3600
+LONGEST = 7 * 86400
 ASKING = 60.0
 """Seconds in which the registry has to tell what it offers."""
 
@@ -129,8 +131,8 @@ def run(args: argparse.Namespace) -> int:
     """Choose, and show or fetch; returns the exit code."""
     if args.json and not args.dry_run:
         raise UsageError("--json goes with --dry-run")
-    if args.timeout <= 0:
-        raise UsageError("--timeout takes seconds above 0")
+    if not 0 < args.timeout <= LONGEST:
+        raise UsageError(f"--timeout takes seconds, above 0 and at most {LONGEST}")
     size = _bytes(args.store_size)
     signal.signal(signal.SIGTERM, _interrupted)
     reference = parse(args.reference)
@@ -255,46 +257,15 @@ def _fetch(
     path = args.output or f"{reference.name.replace(':', '_')}{ending}"
     if os.path.lexists(path) and not args.force:
         raise UsageError(f"{clean(path)} is there already: --force replaces it, -o names another")
-    if args.format == "oci":
-        fetch.into_layout(reference, chosen, path, access, plain=offered.plain)
-    else:
-        shown = _Shown(path)
-        fetch.into_sif(
-            reference,
-            chosen,
-            path,
-            access,
-            plain=offered.plain,
-            progress=shown if shown.enabled else None,
-        )
+    shown = Fetching(path)
+    into = fetch.into_layout if args.format == "oci" else fetch.into_sif
+    try:
+        progress = shown if shown.enabled else None
+        into(reference, chosen, path, access, plain=offered.plain, progress=progress)
+    finally:
         shown.done()
     named = chosen.platform or chosen.digest[:19]
     print(f"cmeta: {clean(path)}: {clean(named)} of {reference}", file=sys.stderr)
-
-
-class _Shown:
-    """Bytes so far, on a terminal."""
-
-    def __init__(self, path: str) -> None:
-        self.enabled = sys.stderr.isatty()
-        self._path = clean(path, 60)
-        self._told = 0.0
-        self._width = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._told < 0.2:
-            return
-        self._told = now
-        of = f" of {total >> 20}" if total else ""
-        line = f"cmeta: fetching {self._path}: {done >> 20}{of} MiB"
-        sys.stderr.write(f"\r{line.ljust(self._width)}")
-        sys.stderr.flush()
-        self._width = len(line)
-
-    def done(self) -> None:
-        if self._width:
-            sys.stderr.write(f"\r{' ' * self._width}\r")
 
 
 def _bytes(text: str) -> int:

@@ -4,6 +4,7 @@
         sha256-HEX.sif                  the image that was made of that manifest
         sha256-HEX.lock                 held by who makes it; its time is when it was last used
         lock                            held by who makes room
+        .cmeta-*, .*.part               what is not whole yet, locked by who makes it
 
 Who runs an image holds a shared lock (flock) on its file, so that who makes room leaves it alone.
 Should it be removed all the same, it stays readable for who has it open.
@@ -125,7 +126,7 @@ class Store:
             path = f"{self.directory}/{name}"
             with suppress(OSError):
                 if name.startswith(".") and os.lstat(path).st_mtime < time.time() - STALE:
-                    _remove_tree(path)
+                    _remove_unless_used(path)
 
     @contextmanager
     def _locked(self, path: str, until: float) -> Iterator[None]:
@@ -154,16 +155,22 @@ class Store:
 
 
 def _remove_unless_used(path: str) -> bool:
-    """Remove an image, unless somebody runs it; tell whether it is gone."""
+    """Remove an image, or what a pull left behind, unless somebody holds a lock on it.
+
+    Tells whether it is gone.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
     except OSError:
-        return False
+        if not os.path.islink(path):
+            return False
+        os.unlink(path)
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        _remove_tree(path)
     except OSError:
         return False
     finally:
@@ -174,7 +181,7 @@ def _remove_unless_used(path: str) -> bool:
 def _remove_tree(path: str) -> None:
     import shutil
 
-    if os.path.isdir(path) and not os.path.islink(path):
+    if os.path.isdir(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         os.unlink(path)

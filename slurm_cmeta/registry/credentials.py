@@ -82,6 +82,14 @@ def files() -> Iterator[str]:
             yield f"{own}/docker-config.json"
 
 
+def entry(own: Credentials) -> dict[str, str]:
+    """Return credentials as such a file has them."""
+    import base64
+
+    pair = base64.b64encode(f"{own.name}:{own.password}".encode()).decode("ascii")
+    return {"identitytoken": own.token, "auth": pair} if own.token else {"auth": pair}
+
+
 def _in_file(path: str, reference: Reference, access: Access) -> Credentials | None:
     try:
         with open(path, "rb") as file:
