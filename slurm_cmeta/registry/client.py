@@ -70,6 +70,7 @@ class Registry:
         self._server: Server | None = None
         self._idle: list[Connection] = []
         self._authorization = ""
+        self._no_referrers = False
         self._credentials: credentials.Credentials | None = None
 
     # --- what it holds ---------------------------------------------------------------------------
@@ -108,20 +109,21 @@ class Registry:
         its place; one that has neither has nothing attached. Raises RegistryError.
         """
         base = f"/v2/{self.reference.repository}"
-        for path in (
-            f"{base}/referrers/{digest}",
-            f"{base}/manifests/{digest.replace(':', '-')}",
-        ):
+        tag = f"{base}/manifests/{digest.replace(':', '-')}"
+        for path in (f"{base}/referrers/{digest}", tag)[self._no_referrers :]:
             try:
                 data, _ = self._read(path, MAX_JSON, "the list of referrers", INDEXES[0])
                 listed = load(data).get("manifests")
             except RegistryError as problem:
-                if problem.kind in (MISSING, BROKEN, DENIED):
-                    continue
-                raise
+                if problem.kind not in (MISSING, BROKEN, DENIED):
+                    raise
+                self._no_referrers |= path != tag and problem.kind == MISSING
+                continue
             except DocumentError:
                 continue
-            found = [one for one in listed if isinstance(one, dict)] if listed else []
+            found = (
+                [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+            )
             return [
                 one
                 for one in found[:MAX_REFERRERS]
