@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 
 from slurm_cmeta import config
 from slurm_cmeta.cli import options
@@ -20,7 +21,7 @@ from slurm_cmeta.pull import choose, fetch, offers, store, target
 from slurm_cmeta.pull.cover import cover
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.registry.access import Access
-from slurm_cmeta.registry.reference import parse
+from slurm_cmeta.registry.reference import LAYOUT, parse
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "reference", metavar="REF", help="docker://..., oras://..., or oci:DIRECTORY[:TAG]"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to put it (default: NAME_TAG.sif)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to put it; oci:DIR[:TAG] is a layout (default: NAME_TAG.sif)",
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument(
@@ -261,15 +265,17 @@ def _fetch(
     chosen: Variant,
     access: Access,
 ) -> None:
-    ending = ".sif" if args.format == "sif" else ""
-    path = args.output or f"{reference.name.replace(':', '_')}{ending}"
-    layout = args.format == "oci"
+    layout, tag = args.format == "oci", reference.tag
+    path = args.output or f"{reference.name.replace(':', '_')}{'' if layout else '.sif'}"
+    if path.startswith(f"{LAYOUT}:"):
+        place = parse(path)
+        layout, path, tag = True, place.repository, place.tag or tag
     if os.path.lexists(path) and not args.force and not layout:
         raise UsageError(f"{clean(path)} is there already: --force replaces it, -o names another")
     if os.path.isdir(path) and not layout:
         raise UsageError(f"{clean(path)} is a directory: -o names the file")
     shown = Fetching(path)
-    into = fetch.into_layout if layout else fetch.into_sif
+    into = partial(fetch.into_layout, tag=tag) if layout else fetch.into_sif
     try:
         progress = shown if shown.enabled else None
         into(reference, chosen, path, access, plain=offered.plain, progress=progress)

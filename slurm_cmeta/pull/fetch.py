@@ -59,7 +59,7 @@ def into_sif(
         words = [tools.runtime(), "build"]  # not pull: it takes arguments for mksquashfs
         if reference.transport == LAYOUT:
             _lay_out_one(reference, variant, place.path, access)
-            words += [made, f"oci:{place.path}"]
+            words += [made, "oci:."]  # the tool is in there: a colon in a path would end it
         else:
             variables |= tools.as_we_do(reference, access, place.path)
             words += ["--no-https"] if plain else []
@@ -77,10 +77,11 @@ def into_layout(
     destination: str,
     access: Access,
     *,
+    tag: str = "",
     plain: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Make the new directory `destination` an OCI layout that holds one variant.
+    """Make the new directory `destination` an OCI layout that holds one variant, named `tag`.
 
     Raises FetchError, UsageError where something is there already.
     """
@@ -92,14 +93,14 @@ def into_layout(
         variables: dict[str, str] = {}
         if reference.transport == LAYOUT:
             _lay_out_one(reference, variant, place.path, access)
-            source = f"oci:{place.path}"
+            source = "oci:."
         else:
             variables = tools.as_we_do(reference, access, place.path)
             source = reference.pinned(variant.digest).replace("oras://", "docker://")
         tls = ["--src-tls-verify=false"] if plain else []
-        tag = f":{reference.tag}" if reference.tag else ""
         made = f"{place.path}/made"
-        copy = ["copy", "--quiet", "--preserve-digests", *tls, source, f"oci:{made}{tag}"]
+        target = f"oci:made:{tag}" if tag else "oci:made"
+        copy = ["copy", "--quiet", "--preserve-digests", *tls, source, target]
         tell = _telling(progress, variant)
         tools.run([tools.skopeo(), *copy], access, place, variables, tell)
         if _named_in(made) != [variant.digest]:

@@ -135,6 +135,29 @@ def test_what_was_there_stays_until_all_of_it_came(place: Path) -> None:
         assert (place / "a.sif").read_text() == "old"
 
 
+NASTY = "a: b;`id` $HOME 'x' \"y\" ü\n-z"
+
+
+@pytest.mark.parametrize("kind", ["sif", "oci", "oci:"])
+def test_paths_are_taken_as_they_are(
+    layout: Path, place: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "sif" and not APPTAINER:
+        pytest.skip("Apptainer not installed")
+    here = place / NASTY
+    here.mkdir()
+    copied = here / "layout"
+    copied.symlink_to(layout)
+    monkeypatch.chdir(here)
+    words = ["pull", "--for", "amd64", f"oci:{copied}"]
+    words += ["--format", kind, "-o", "made"] if kind != "oci:" else ["-o", "oci:made:mine"]
+    assert main(words) == 0
+    assert entries(here) == ["layout", "made"]
+    if kind == "oci:":
+        (entry,) = json.loads((here / "made/index.json").read_text())["manifests"]
+        assert entry["annotations"] == {"org.opencontainers.image.ref.name": "mine"}
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 SLOW = 'echo begun >half.sif; sleep 60 & echo $! >"$STARTED"; wait'
