@@ -144,7 +144,8 @@ def test_paths_are_taken_as_they_are(
 ) -> None:
     if kind == "sif" and not APPTAINER:
         pytest.skip("Apptainer not installed")
-    here = place / NASTY
+    # Apptainer 1.4 itself cannot unpack to a path with some of these.
+    here = place / (NASTY.translate({ord(c): None for c in ";`\n"}) if kind == "sif" else NASTY)
     here.mkdir()
     copied = here / "layout"
     copied.symlink_to(layout)
