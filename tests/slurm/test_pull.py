@@ -351,7 +351,8 @@ def test_a_task_that_cannot_have_its_image_ends_the_others_with_k(
     words = ["srun", "-K", "-w", "old1,mid1", reference(registry), "sleep", "60"]
     done = cluster.run(words, timeout=30)
     assert done.returncode != 0
-    assert done.stderr.count("cmeta: error: no room") == 1
+    # What the task itself said may be lost with -K: srun 26.05 does not wait for it.
+    assert "mid1: task 0: Exited with exit code 127" in done.stderr
 
 
 @pytest.mark.parametrize(
