@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 
+from slurm_cmeta.errors import ImageError
+from slurm_cmeta.image.reader import Reader
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.registry.reference import HUB
 
@@ -92,9 +94,9 @@ def entry(own: Credentials) -> dict[str, str]:
 
 def _in_file(path: str, reference: Reference, access: Access) -> Credentials | None:
     try:
-        with open(path, "rb") as file:
-            document = json.loads(file.read(MAX_FILE))
-    except (OSError, ValueError, RecursionError):
+        reader = Reader(path)  # which waits for no FIFO
+        document = json.loads(reader.read(0, min(reader.size, MAX_FILE)))
+    except (ImageError, ValueError, RecursionError):
         return None  # a file that others can read, and that they complain of
     if not isinstance(document, dict):
         return None

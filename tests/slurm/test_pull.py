@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from variants import Made, layout
 pytestmark = needs_runtime
 
 HERE = os.uname().machine
+SETTLED = 2.2
+"""Seconds after which what was drawn from a file may be kept (slurm_cmeta/kept/sources.py)."""
 LEVELS = [Made("amd64"), Made("amd64", "v2"), Made("arm64", "v8")]
 
 
@@ -107,6 +110,24 @@ def test_a_registry_that_is_down_is_a_fault_and_no_more(cluster: Cluster) -> Non
     assert line.endswith(
         "/app:1: it cannot be reached (Connection refused); the job is submitted as it is"
     )
+
+
+def test_without_the_registry_its_last_word_counts(
+    cluster: Cluster, registry: registries.Running, place: Path
+) -> None:
+    """The tag is to be asked for each time here, and then there is nobody to ask."""
+    cluster.conf_path.with_name("cmeta.yaml").write_text("registry: {max_age: 0}\n")
+    home = {"XDG_CACHE_HOME": str(place / "offline")}
+    (place / "offline").mkdir()
+    time.sleep(SETTLED)
+    with registries.registry(place / "passing") as passing:
+        passing.push(place / "top", "org/top:1.0")
+        words = (reference(passing, "top"),)
+        first = sbatch(cluster, *words, env=home)
+        assert fields(cluster, first)["Features"] == "x86_64_v4", first.stderr
+    done = sbatch(cluster, *words, env=home)
+    assert fields(cluster, done)["Features"] == "x86_64_v4", done.stderr
+    assert "it cannot be reached (Connection refused); going by what it said " in done.stderr
 
 
 def test_a_site_may_ask_no_registry(cluster: Cluster, registry: registries.Running) -> None:
