@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from slurm_cmeta.registry.reference import Reference
 
 TIMEOUT = 3600
-LONGEST = 7 * 86400
+LONGEST = 999_999
+"""Seconds: what plugstack.conf takes for pull_timeout (spank/settings.c)."""
 ASKING = 60.0
 """Seconds in which the registry has to tell what it offers."""
 
@@ -144,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
     # What a digest names on a node is asked for once, however many jobs run it there.
     kept = place.directory if place and reference.digest else ""
     offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
-    for warning in offered.warnings:
+    # A job has read them at submit.
+    for warning in () if place else offered.warnings:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if aim.whole:
         chosen = _for_cluster(args, reference, offered, aim, settings)

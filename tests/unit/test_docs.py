@@ -67,7 +67,7 @@ def indented(page: str) -> str:
 
 def test_every_plugstack_key_is_documented() -> None:
     keys = re.findall(r'value_of\(argument, "(\w+)"\)', read("spank/settings.c"))
-    assert len(keys) == 8
+    assert len(keys) == 12
     table, page = read("docs/plugstack.md"), man("slurm-cmeta.8")
     for key in keys:
         assert row(table, key)
