@@ -33,6 +33,7 @@ enum cmeta_mode { CMETA_UNSET, CMETA_OFF, CMETA_ON, CMETA_EXPLAIN };
 struct cmeta_settings {
     enum cmeta_mode default_mode; const char *matcher; const char *config; const char *slurm_conf;
     int deadline_ms; const char *run; const char *runtime; const char *const *runtime_options;
+    const char *pull; const char *store; const char *store_size; const char *pull_timeout;
     char *error; const char *wrong;
 };
 void cmeta_settings_read(struct cmeta_settings *settings, int argc, char *const argv[]);
@@ -202,6 +203,10 @@ def settings(core: Any, *arguments: str) -> dict[str, Any]:
         "run": text(read.run),
         "runtime": text(read.runtime),
         "runtime_options": options,
+        "pull": text(read.pull),
+        "store": text(read.store),
+        "store_size": text(read.store_size),
+        "pull_timeout": text(read.pull_timeout),
         "error": text(read.error),
     }
     core.cmeta_settings_free(read)
@@ -218,6 +223,10 @@ def test_settings_by_default(core: Any) -> None:
         "run": "/usr/local/libexec/slurm-cmeta/cmeta-run",
         "runtime": None,
         "runtime_options": [],
+        "pull": None,
+        "store": None,
+        "store_size": None,
+        "pull_timeout": None,
         "error": None,
     }
 
@@ -234,6 +243,10 @@ def test_every_setting_is_read(core: Any) -> None:
         "runtime=/a",
         "runtime_option=--nv",
         "runtime_option=--bind=/scratch",
+        "pull=/p",
+        "store=/scratch",
+        "store_size=20G",
+        "pull_timeout=600",
     )
     assert found == {
         "mode": core.CMETA_OFF,
@@ -244,6 +257,10 @@ def test_every_setting_is_read(core: Any) -> None:
         "run": "/r",
         "runtime": "/a",
         "runtime_options": ["--nv", "--bind=/scratch"],
+        "pull": "/p",
+        "store": "/scratch",
+        "store_size": "20G",
+        "pull_timeout": "600",
         "error": None,
     }
 
@@ -262,6 +279,15 @@ def test_every_setting_is_read(core: Any) -> None:
         "matcher=cmeta-decide",
         "runtime=",
         "runtime_option=",
+        "pull=cmeta",
+        "store=",
+        "store_size=",
+        "store_size=20GB",
+        "store_size=-1",
+        "store_size=1.5G",
+        "pull_timeout=0",
+        "pull_timeout=1000000",
+        "pull_timeout=1h",
         "matcher",
         "",
     ],
