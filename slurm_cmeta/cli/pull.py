@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from slurm_cmeta.registry.reference import Reference
 
 TIMEOUT = 3600
-LONGEST = 7 * 86400
+LONGEST = 999_999
+"""Seconds: what plugstack.conf takes for pull_timeout (spank/settings.c)."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ASKING = 60.0
 """Seconds in which the registry has to tell what it offers."""
@@ -154,7 +155,8 @@ def run(args: argparse.Namespace) -> int:
     with place.asking(seconds) if place and kept else nullcontext():
         access = _access(args, settings, reference, seconds)
         offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
-    for warning in offered.warnings:
+    # A job has read them at submit.
+    for warning in () if place else offered.warnings:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if aim.whole:
         chosen = _for_cluster(args, reference, offered, aim, settings)

@@ -529,3 +529,44 @@ def test_the_store_gives_the_path_and_fetches_once(here: Path, plain: registries
     before = image.stat().st_mtime_ns
     assert pull(here, "--store", here / "store", reference).stdout == first.stdout
     assert image.stat().st_mtime_ns == before
+
+
+# --- the documentation ----------------------------------------------------------------------------
+
+
+def test_the_recipes_of_the_documentation_work(
+    here: Path, secure: registries.Running, app: Path, tmp_path: Path
+) -> None:
+    if not shutil.which("podman"):
+        pytest.skip("podman is not installed")
+    page = (PROJECT / "docs/pull.md").read_text()
+    recipes = [
+        line[4:] for line in page[page.index("## Recipes") :].splitlines() if line[:4] == " " * 4
+    ]
+    assert len(recipes) == 7
+    log_in(here, secure, ".docker/config.json")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/cmeta").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m slurm_cmeta.cli.main "$@"\n'
+    )
+    (tmp_path / "bin/cmeta").chmod(0o755)
+    storage = tmp_path / "storage.conf"
+    storage.write_text(
+        f'[storage]\ndriver = "vfs"\nrunroot = "{tmp_path}/run"\ngraphroot = "{tmp_path}/graph"\n'
+    )
+    variables = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SSL_CERT_FILE": str(secure.ca),
+        "CONTAINERS_STORAGE_CONF": str(storage),
+    }
+    script = "\n".join(recipes).replace("registry.example.org", secure.address)
+    done = subprocess.run(
+        ["sh", "-ex", "-c", script],
+        cwd=here,
+        env=environment(here, variables),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert in_layout(here / "app") == digest_of(app, 1)
+    assert inside(here / "app.sif") == "amd64-v2"
