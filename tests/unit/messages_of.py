@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 HOLE = "\0"
 """What stands in a message for a value."""
 
-SAYING = frozenset({"add", "warn", "append", "print", "write"})
-"""Functions that take a message, where their object is a list of warnings or a stream."""
+SAID = ("narrowed", "advice", "memory_advice", "unknown", "no_node")
+"""Functions of words.py whose texts are shown at every submission that they are about."""
 
 
 def of_python() -> Iterator[tuple[str, str]]:
@@ -31,7 +32,7 @@ def _says(call: ast.Call) -> bool:
     if isinstance(function, ast.Name):
         if function.id == "print":
             return any("cmeta" in text for text in _texts(call.args[0]))
-        return function.id.endswith("Error") and not hasattr(__builtins__, function.id)
+        return function.id.endswith("Error") and not hasattr(builtins, function.id)
     if not isinstance(function, ast.Attribute):
         return False
     if function.attr == "warn":
@@ -54,6 +55,16 @@ def _texts(node: ast.expr) -> list[str]:
     return []
 
 
+def of_words() -> Iterator[tuple[str, str]]:
+    """Yield (place, message) for each thing that is said of a decision."""
+    path = ROOT / "slurm_cmeta/words.py"
+    for function in ast.parse(path.read_text()).body:
+        if isinstance(function, ast.FunctionDef) and function.name in SAID:
+            for node in ast.walk(function):
+                if isinstance(node, ast.JoinedStr):
+                    yield f"slurm_cmeta/words.py:{node.lineno}", _texts(node)[0]
+
+
 def of_c() -> Iterator[tuple[str, str]]:
     """Yield (place, message) for each line that the plugin and cmeta-run say."""
     for path in sorted((ROOT / "spank").glob("*.c")):
@@ -74,6 +85,11 @@ def of_lua() -> Iterator[tuple[str, str]]:
                 yield f"{path.relative_to(ROOT)}:{number}", HOLE.join(parts)
 
 
-def fixed(message: str) -> str:
-    """Return the longest part of a message that is always the same."""
-    return max((part.strip(" :,;()'\"`") for part in message.split(HOLE)), key=len)
+def fixed(message: str) -> tuple[str, ...]:
+    """Return the parts of a message that are always the same, with two words or more; the first
+    one and the longest.
+    """
+    message = re.sub(r"^(?:cmeta: )?(?:warning: |error: )", "", message)
+    parts = [part.strip(" :,;()'\"`") for part in message.split(HOLE)]
+    spoken = [part for part in parts if " " in part and "/" not in part.split(" ")[0]]
+    return tuple(dict.fromkeys((spoken[0], max(spoken, key=len)))) if spoken else ()

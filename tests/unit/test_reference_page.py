@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from slurm_cmeta import errors, requirement
+from slurm_cmeta import errors, requirement, vocabulary
 from slurm_cmeta.cli import surface
 from slurm_cmeta.node import site
 from slurm_cmeta.settings import SETTINGS
@@ -91,7 +91,7 @@ def python_variables() -> set[str]:
             if isinstance(name, ast.Constant):
                 names.add(str(name.value))
             elif isinstance(name, ast.JoinedStr):
-                names.add("".join(p.value for p in name.values if isinstance(p, ast.Constant)))
+                names.add("".join(str(p.value) for p in name.values if isinstance(p, ast.Constant)))
     return names
 
 
@@ -114,6 +114,9 @@ def test_every_kind_of_feature_is_there() -> None:
     names |= set(re.findall(r'_each\("\w+", "([\w=]+)"\)', source))
     names |= {f"{name}=" for name in re.findall(r'Feature\(f"(\w+)=', source)} | {"cmeta=1"}
     assert len(names) > 12
+    networks = vocabulary.load("network")
+    entries = [*networks["drivers"], *networks["nodes"], *networks["layers"]]
+    names |= {entry["kind"] for entry in entries} | {"slingshot"}
     table = section("Features of a node")
     assert [name for name in sorted(names) if f"`{name}" not in table] == []
 
