@@ -153,6 +153,7 @@ rpm: sources
 # An option or key that is new, or has another --help, gets into docs/man by this; a test asks for it.
 man:
 	@python3 tests/tools/manpages.py
+	@python3 tests/tools/reference.py
 
 clean:
 	rm -rf .build .demo dist spank/build

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from slurm_cmeta import __version__
+from slurm_cmeta.cli import args as options_for_sbatch
 from slurm_cmeta.cli import check_config, inspect, match, nodes, pull, report, why
 from slurm_cmeta.cli.ending import ended
 from slurm_cmeta.cli.parser import Parser
@@ -14,6 +15,7 @@ EXAMPLES = """\
 examples:
   cmeta inspect img.sif          what the image needs, and how that is known
   cmeta match img.sif            which nodes can run it
+  cmeta args img.sif             options for sbatch, where the plugin is not installed
   cmeta why img.sif n3           why it runs on n3, or does not
   cmeta why 1234                 what holds the pending job 1234 back
   cmeta nodes                    what the cluster's nodes are
@@ -35,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     inspect.add_parser(subparsers)
     match.add_parser(subparsers)
+    options_for_sbatch.add_parser(subparsers)
     why.add_parser(subparsers)
     nodes.add_parser(subparsers)
     pull.add_parser(subparsers)

@@ -6,18 +6,12 @@ import argparse
 import json
 import sys
 
-from slurm_cmeta import config
-from slurm_cmeta.cli import options
-from slurm_cmeta.cluster import source
+from slurm_cmeta.cli import matching
 from slurm_cmeta.compare import MISMATCH
-from slurm_cmeta.decide import UNKNOWN, Wishes, decide
+from slurm_cmeta.decide import UNKNOWN
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK
 from slurm_cmeta.match import never_compared
-from slurm_cmeta.policy import REJECT
-from slurm_cmeta.pull.report import read_reference
 from slurm_cmeta.record import TYPE_CHECKING
-from slurm_cmeta.registry.reference import is_reference
-from slurm_cmeta.submission import read_image
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -28,9 +22,6 @@ if TYPE_CHECKING:
     from slurm_cmeta.submission import ImageReport
 
 SCHEMA = "cmeta.match/1"
-
-SECONDS = 60.0
-"""How long a registry may take; who waits at a terminal can end it."""
 
 EXAMPLES = """\
 examples:
@@ -54,36 +45,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("image", metavar="IMAGE", help="the image: a file, or a reference")
-    options.add_job(parser, "constraint", "partition", "nodelist", "exclude")
-    parser.add_argument("--prefer", default="", metavar="EXPR", help="the job's own --prefer")
-    options.add_source(parser)
+    matching.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON (schema cmeta.match/1)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the match and return the exit code."""
-    settings = config.load(args.config, source.find_slurm_conf(args.slurm_conf))
-    cluster = options.chosen_cluster(args, settings)
-    partition = cluster.partition_of(args.partition)
-    if is_reference(args.image):
-        report = read_reference(args.image, settings, SECONDS, partition)
-    else:
-        report = read_image(args.image, settings, partition=partition)
-    wishes = Wishes(
-        args.constraint, args.prefer, args.partition, args.nodelist, args.exclude, False, True
-    )
-    policy = settings.policy(partition)
-    decision = decide(args.image, report.requirements, cluster, wishes, policy, report.others)
-    for warning in [*report.warnings, *filter(None, [cluster.stale])]:
-        print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
+    # What the job asks for by itself is not known here: nothing is advised.
+    found = matching.answer(args, memory=False, gpus=True)
     if args.json:
-        print(json.dumps(as_json(args, decision), indent=2))
+        print(json.dumps(as_json(args, found.decision), indent=2))
     else:
-        _print_table(args, report, cluster, decision)
-    refused = decision.verdict == MISMATCH or decision.action == REJECT
-    return EXIT_NO_NODE if refused else EXIT_OK
+        _print_table(args, found.report, found.cluster, found.decision)
+    return EXIT_NO_NODE if found.refused else EXIT_OK
 
 
 def as_json(args: argparse.Namespace, decision: Decision) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import importlib.metadata
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from clean_view import CleanView
 from conftest import PROJECT, ImageMaker
+from product import build_python
 
 from slurm_cmeta import __version__
 from slurm_cmeta.cli import surface
@@ -250,11 +250,7 @@ def test_wheel_and_sdist_hold_all_and_the_wheel_works_in_an_environment(
     if not list(importlib.metadata.distributions(name="build")):
         pytest.skip("build not installed (PyPI); use `make test`")
     source, built = tmp_path / "source", place / "wheel"
-    leavings = shutil.ignore_patterns(".build", ".git", "dist", "__pycache__", "build", ".*_cache")
-    shutil.copytree(PROJECT, source, ignore=leavings)
-    argv = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(built), str(source)]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    build_python(source, built)
     (sdist,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}

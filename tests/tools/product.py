@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,3 +79,18 @@ def install(prefix: Path) -> Product:
     if done.returncode:
         raise ToolError(f"make install failed: {done.stderr.strip()}")
     return Product(prefix)
+
+
+def build_python(source: Path, built: Path, *options: str) -> None:
+    """Copy the checkout to `source` and build wheel and sdist of it into `built` (PyPI's build).
+
+    Raises ToolError with build's words when it fails.
+    """
+    leavings = shutil.ignore_patterns(".build", ".git", "dist", "__pycache__", "build", ".*_cache")
+    shutil.copytree(PROJECT, source, ignore=leavings)
+    argv = [sys.executable, "-m", "build", "--no-isolation", *options]
+    done = subprocess.run(
+        [*argv, "--outdir", str(built), str(source)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise ToolError(f"build failed: {done.stderr[-3000:]}")
