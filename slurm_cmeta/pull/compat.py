@@ -105,7 +105,7 @@ def of_all(registry: Registry, digests: Iterable[str]) -> dict[str, Notes]:
     work()
     for thread in others:
         thread.join()
-    return {digest: found[digest] for digest in wanted if digest in found}
+    return {digest: found.get(digest, Notes(partial=True)) for digest in wanted}
 
 
 def _of(registry: Registry, digest: str) -> Notes:

@@ -16,7 +16,7 @@ requirement of ours stands for are named and not looked at. Pure functions.
 
 from __future__ import annotations
 
-from slurm_cmeta import vocabulary
+from slurm_cmeta import sitepackages, vocabulary
 from slurm_cmeta.facts import Fact
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.text import clean
@@ -55,10 +55,14 @@ def parse(data: bytes) -> dict[str, Any]:
 
     Anchors are refused: a few lines of them can stand for gigabytes.
     """
-    import yaml
-
     if len(data) > MAX_SPEC:
         raise SpecError(f"has more than {MAX_SPEC} bytes")
+    sitepackages.find()
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        reason = "cannot be read without PyYAML (Debian: python3-yaml, RHEL: python3-pyyaml)"
+        raise SpecError(reason) from None
     depth = 0
     try:
         text = data.decode("utf-8")

@@ -21,7 +21,7 @@ from product import Product
 from test_run import finished, script
 from test_submit import fields, said, sbatch
 from trouble import ToolError
-from variants import Made, layout
+from variants import Made, digests, layout
 
 pytestmark = needs_runtime
 
@@ -82,6 +82,32 @@ def test_the_constraint_comes_from_the_index(
     )
     assert fields(cluster, sbatch(cluster, reference(registry)))["Features"] == "(null)"
     assert pulled(store) == []
+
+
+def test_what_is_attached_to_an_image_counts(
+    cluster: Cluster, registry: registries.Running, place: Path
+) -> None:
+    """A specification of Node Feature Discovery, attached after the image was pushed."""
+    noted = layout(place / "noted", [Made("amd64", labels={"n": "noted"})])
+    registry.push(noted, "org/noted:1.0")
+    ((digest, _),) = digests(noted)
+    size = (noted / "blobs" / digest.replace(":", "/")).stat().st_size
+    subject = {"mediaType": registries.MANIFEST, "digest": digest, "size": size}
+    spec = b"""\
+version: v1alpha1
+compatibilities:
+- rules:
+  - name: levels
+    matchFeatures:
+    - feature: cpu.cpuid
+      matchExpressions: {X86_64_V4: {op: Exists}}
+"""
+    kind = "application/vnd.nfd.image-compatibility.v1alpha1"
+    registry.attach("org/noted", subject, [(kind, spec, "")])
+    done = sbatch(cluster, reference(registry, "noted"))
+    assert fields(cluster, done)["Features"] == "x86_64_v4"
+    (line,) = said(done)
+    assert "noted:1.0 needs x86_64_v4 (compatibility artifact " in line
 
 
 def test_a_reference_that_no_node_can_run_is_refused(

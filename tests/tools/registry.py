@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import ctypes.util
+import hashlib
 import http.client
 import http.server
 import json
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,17 @@ from urllib.parse import parse_qs, urlsplit
 from trouble import ToolError
 
 USER, PASSWORD = "alice", "canary-of-a-secret"
+
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CREATED = "org.opencontainers.image.created"
+
+
+def descriptor(data: bytes, media_type: str) -> dict[str, Any]:
+    """Return the descriptor of a blob."""
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
 
 class Running(NamedTuple):
@@ -55,6 +67,33 @@ class Running(NamedTuple):
             self._send("PUT", path, data, "application/octet-stream")
         kind = json.loads(manifest)["mediaType"]
         self._send("PUT", f"/v2/{name}/manifests/{tag}", manifest, kind)
+
+    def attach(
+        self, name: str, subject: Mapping[str, Any], notes: Sequence[tuple[str, bytes, str]]
+    ) -> None:
+        """Attach documents, each of a kind and made at a time, to a manifest, as oras does.
+
+        `subject` is its descriptor. The registry has no list of referrers: a tag stands in for it.
+        """
+        empty, listed = b"{}", []
+        for kind, data, created in notes:
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "artifactType": kind,
+                "config": descriptor(empty, "application/vnd.oci.empty.v1+json"),
+                "layers": [descriptor(data, "application/octet-stream")],
+                "subject": {key: subject[key] for key in ("mediaType", "digest", "size")},
+                "annotations": {CREATED: created} if created else {},
+            }
+            text = json.dumps(manifest).encode()
+            own = descriptor(text, MANIFEST)
+            blobs = {descriptor(blob, "")["digest"]: blob for blob in (empty, data)}
+            self.put(name, blobs, own["digest"], text)
+            annotations = manifest["annotations"]
+            listed.append({**own, "artifactType": kind, "annotations": annotations})
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": listed}
+        self.put(name, {}, subject["digest"].replace(":", "-"), json.dumps(index).encode())
 
     def _send(
         self, method: str, path: str, data: bytes, kind: str = ""

@@ -32,8 +32,6 @@ from slurm_cmeta.vocabulary import load
 
 __all__ = ["home"]
 
-NFD_LAYER = "application/vnd.nfd.image-compatibility.spec.v1alpha1+yaml"
-
 EXAMPLE = """\
 version: v1alpha1
 compatibilities:
@@ -236,29 +234,6 @@ def test_odd_documents_ask_for_nothing(odd: Any) -> None:
 # --- attached in a real registry ------------------------------------------------------------------
 
 
-def attach(
-    registry: Running, name: str, subject: dict[str, Any], notes: list[tuple[str, bytes, str]]
-) -> None:
-    """Attach documents of a kind, each made at a time, as `oras attach` does."""
-    store, listed = Store(), Store().index()
-    for kind, data, created in notes:
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": kind,
-            "config": store.add(b"{}", "application/vnd.oci.empty.v1+json"),
-            "layers": [store.add(data, NFD_LAYER)],
-            "subject": {k: subject[k] for k in ("mediaType", "digest", "size")},
-            "annotations": {CREATED: created} if created else {},
-        }
-        text = json.dumps(manifest).encode()
-        own = Store().add(text, MANIFEST)
-        registry.put(name, store.blobs, own["digest"], text)
-        own |= {"artifactType": kind, "annotations": manifest["annotations"]}
-        listed["manifests"].append(own)
-    registry.put(name, {}, subject["digest"].replace(":", "-"), json.dumps(listed).encode())
-
-
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A real registry without the list of referrers: clients use a tag in its place."""
@@ -280,7 +255,7 @@ def pushed(registry: Running, place: Path, name: str, *notes: tuple[int, str, by
         by_subject.setdefault(number, []).append((kind, data, created))
     for number, those in by_subject.items():
         subject = top if number < 0 else index["manifests"][number]
-        attach(registry, f"org/{name}", subject, those)
+        registry.attach(f"org/{name}", subject, those)
     reference = parse(f"docker://{registry.address}/org/{name}:1.0")
     return read(reference, Access.within(20), attached=True)
 
