@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from math import comb
+
 from slurm_cmeta import archs, vocabulary
 from slurm_cmeta.cluster.grouping import by_features
 from slurm_cmeta.nodefacts import NO_NAMES
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from slurm_cmeta.vocabulary import Cpu
 
 
+MAX_TRIED = 10_000
+"""Sets of variants that are tried to find one that is smaller than what greed finds."""
+
+
 class Served(NamedTuple):
     """Nodes, and what they would run."""
 
@@ -34,7 +41,9 @@ class Cover(NamedTuple):
 
     classes: tuple[Served, ...]
     enough: tuple[Variant, ...]
-    """The fewest variants that serve all classes that can be served, in the order of the index."""
+    """The fewest variants that serve all classes that can be served, in the order of the index.
+
+    None is superfluous; of dozens that overlap there may be a smaller set."""
     best: tuple[Variant, ...]
     """Those that are the best one somewhere, in the order of the index."""
     missing: tuple[Target, ...]
@@ -59,7 +68,7 @@ def cover(
     missing = archs.read(unserved, names).targets
     return Cover(
         tuple(served),
-        tuple(variants[i] for i in sorted(_fewest(fitting))),
+        tuple(variants[i] for i in sorted(fewest(fitting))),
         tuple(v for v in variants if v.digest in chosen),
         missing,
         _common(missing),
@@ -72,11 +81,50 @@ def _places(rated: Sequence[Rated]) -> dict[int, int]:
     return {n: sum(other > score for other in scores.values()) for n, score in scores.items()}
 
 
-def _fewest(classes: Sequence[dict[int, int]]) -> set[int]:
-    """Return few numbers of which each class has one: greedily, and exact for what is usual.
+def fewest(classes: Sequence[dict[int, int]]) -> set[int]:
+    """Return few numbers of which each class has one.
 
-    The fewest are hard to find in general; with the nested targets of CPUs greed finds them. Of
-    those that serve equally many classes, the one that suits them best is taken.
+    With the nested targets of CPUs greed finds the fewest. GPUs and MPIs do not nest: there all
+    smaller sets are tried, as long as they are not more than MAX_TRIED.
+    """
+    found = _greedily(classes)
+    for size in range(2, len(found)):
+        smaller = _of_size(size, classes)
+        if smaller:
+            return smaller
+    for number in sorted(found, reverse=True):
+        if all((found - {number}) & one.keys() for one in classes):
+            found.remove(number)
+    return found
+
+
+def _of_size(size: int, classes: Sequence[dict[int, int]]) -> set[int]:
+    """Return the `size` numbers that suit best, of which each class has one; empty if none do."""
+    serves: dict[int, frozenset[int]] = {
+        number: frozenset(n for n, one in enumerate(classes) if number in one)
+        for number in sorted({number for one in classes for number in one})
+    }
+    useful = [n for n, own in serves.items() if not any(own < other for other in serves.values())]
+    if comb(len(useful), size) > MAX_TRIED:
+        return set()
+    enough = (
+        numbers
+        for numbers in combinations(useful, size)
+        if all(any(n in one for n in numbers) for one in classes)
+    )
+    return set(
+        min(
+            enough,
+            key=lambda numbers: sum(min(one[n] for n in numbers if n in one) for one in classes),
+            default=(),
+        )
+    )
+
+
+def _greedily(classes: Sequence[dict[int, int]]) -> set[int]:
+    """Return numbers of which each class has one: always what serves most of those left.
+
+    Of those that serve equally many, the one that suits them best is taken.
     """
     left = list(classes)
     found: set[int] = set()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from itertools import combinations
+
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_choose import CUDA, PLAIN, TARGETS, built_for, variant
 from test_match import need
 
 from slurm_cmeta.cluster import NodeClass
 from slurm_cmeta.pull import choose
-from slurm_cmeta.pull.cover import Cover, cover
+from slurm_cmeta.pull.cover import Cover, cover, fewest
 
 
 def nodes(**features: str) -> list[NodeClass]:
@@ -77,6 +79,27 @@ def test_gpu_nodes_are_served_by_what_uses_them() -> None:
     best = {one.nodes.nodes: one.best.variant.digest for one in found.classes if one.best}
     assert best == {"c": "plain", "g": "cuda"}
     assert names(found)[:2] == (["plain"], ["plain", "cuda"])
+
+
+OVERLAPPING: list[dict[int, int]] = [
+    *({0: 0, 1: 0}, {0: 0, 1: 0}, {0: 0, 2: 0}, {0: 0, 2: 0}, {1: 0}, {2: 0})
+]
+"""What serves most, 0, is superfluous."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(st.integers(0, 6), st.integers(0, 6), min_size=1, max_size=4), max_size=7
+    )
+)
+@example(OVERLAPPING)
+def test_no_smaller_set_serves_all(classes: list[dict[int, int]]) -> None:
+    found = fewest(classes)
+    assert all(found & one.keys() for one in classes)
+    for size in range(len(found)):
+        for numbers in combinations(range(7), size):
+            assert not all(set(numbers) & one.keys() for one in classes)
 
 
 def test_no_variant_and_no_node() -> None:
