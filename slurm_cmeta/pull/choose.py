@@ -3,7 +3,8 @@
 A variant that a node cannot run is out. Among the others, in this order:
 
 1. fewer hard needs that nobody can check on that node
-2. the nearest CPU target: of those that the node runs, the one with the most ancestors in archspec
+2. the nearest CPU target: of those that the node runs, the one with the most ancestors in archspec;
+   an image for another architecture that the node runs, too (x86 on x86_64), is the farthest
 3. it uses the GPU that the node has
 4. its MPI is one that the node offers
 5. it asks for memory that the node is known to have
@@ -40,7 +41,7 @@ class Score(NamedTuple):
     """Minus the number of hard needs that could not be checked."""
     cpu: int
     """Ancestors of the nearest CPU target that the variant is built for and the node runs; -1 for
-    a mere wish that is not met."""
+    a mere wish that is not met, and for another architecture that the node runs, too."""
     gpu: int
     mpi: int
     memory: int
@@ -91,7 +92,7 @@ def _rated(variant: Variant, verdict: ClassVerdict) -> Rated:
     score = Score(
         fits,
         -unchecked,
-        _cpu(reasons),
+        -1 if _is_foreign(verdict) else _cpu(reasons),
         sum(_met(r) for r in reasons if r.key in _GPU),
         sum(_met(r) for r in reasons if r.key == "mpi"),
         sum(_met(r) for r in reasons if r.key == "memory"),
@@ -109,6 +110,11 @@ def _cpu(reasons: Sequence[Reason]) -> int:
         elif cpu is not None and reason.verdict == MISMATCH and reason.strength == SOFT:
             depths.append(-1)
     return -1 if max(depths) == 0 and -1 in depths else max(depths)
+
+
+def _is_foreign(verdict: ClassVerdict) -> bool:
+    own = verdict.facts.families
+    return bool(own) and any(r.key == "arch" and r.needs not in own for r in verdict.reasons)
 
 
 def _met(reason: Reason) -> int:

@@ -215,7 +215,9 @@ def test_annotations_alone_tell_enough(tmp_path: Path) -> None:
 
 X86, V3 = need("arch", "x86_64"), need("cpu", "x86_64_v3")
 PLAIN = variant("plain", X86)
-CUDA = variant("cuda", X86, need("gpu", "nvidia"), need("cuda", "12.2"))
+I686 = variant("i686", need("arch", "x86"))
+GPU = need("gpu", "nvidia")
+CUDA = variant("cuda", X86, GPU, need("cuda", "12.2"))
 OPENMPI = variant("openmpi", X86, need("mpi", "openmpi", "soft"))
 MPICH = variant("mpich", X86, need("mpi", "mpich", "soft"))
 BIG = variant("big", X86, need("memory", "65536"))
@@ -239,6 +241,9 @@ BIG = variant("big", X86, need("memory", "65536"))
         ([PLAIN, OPENMPI], "x86_64,mpi=openmpi,cmeta=1", "openmpi"),
         # the GPU comes before MPI
         ([OPENMPI, CUDA], "x86_64,mpi=openmpi,nvidia,cuda=12.4,cmeta=1", "cuda"),
+        # what is for another architecture comes last, even where it uses the GPU
+        ([I686._replace(requirements=(*I686.requirements, GPU)), PLAIN], "zen4,nvidia", "plain"),
+        ([I686, variant("v5", X86, need("cpu", "zen5"))], "zen4", "i686"),
         # of equals the first
         ([PLAIN._replace(digest="first"), PLAIN], "x86_64", "first"),
     ],
