@@ -96,8 +96,9 @@ def read(
         listed = document["manifests"]
     below = oci.descriptors(listed, oci.MAX_DESCRIPTORS)
     images = [d for d in below if not d.attached]
-    passed = {d.digest: d for d in images if _is_of_others(d, families)}
-    wanted = [d.digest for d in images if d.digest not in passed]
+    # An index may name one manifest for several platforms.
+    wanted = dict.fromkeys(d.digest for d in images if not _is_of_others(d, families))
+    passed = {d.digest: d for d in images if d.digest not in wanted}
     opened.prefetch(filter(oci.is_digest, wanted), True)
     # What the registry does not show now may be shown another time.
     passed |= {d.digest: d for d in images if _is_late(d, opened.problems)}
@@ -113,13 +114,23 @@ def read(
     configs = Configs(opened.blobs, warnings, allowance)
     noted = _noted(opened, [m.digest for m in found.manifests]) if attached else {}
     said = [w for notes in noted.values() for w in notes.warnings]
+    of_images: dict[str, list[str]] = {}
     made = {}
     for one in found.manifests:
         notes = noted.get(one.digest, compat.NOTHING)
-        made[one.digest] = _variant(one, opened.blobs, configs, strengths, notes, said)
+        own = Warnings()
+        made[one.digest] = _variant(one, opened.blobs, configs, strengths, notes, said, own)
+        for text in own:
+            of_images.setdefault(text, []).append(made[one.digest].platform or one.digest[:19])
+    said += _named(of_images, len(found.manifests))
     made |= {d.digest: _not_read(d, strengths) for d in passed.values()}
     order = [d.digest for d in below] + [m.digest for m in found.manifests]
     variants = tuple(made[digest] for digest in dict.fromkeys(order) if digest in made)
+    known = {*made, *(m.config.digest for m in found.manifests)}
+    for digest, problem in opened.problems.items():
+        # What it is for is not even in the index: who fits none of the others may fit this one.
+        if problem.passing and digest not in known:
+            raise problem
     if not variants:
         for problem in opened.problems.values():
             raise problem
@@ -129,6 +140,16 @@ def read(
     late = late or access.left <= 0 or any(one.partial for one in noted.values())
     plain = opened.registry is not None and opened.registry.plain
     return Offer(opened.digest, variants, tuple(dict.fromkeys((*warnings, *said))), late, plain)
+
+
+def _named(warnings: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """Return warnings with the images that they are about, of `count` images."""
+    if count < 2:
+        return list(warnings)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {text}"
+        for text, names in warnings.items()
+    ]
 
 
 def _noted(opened: _Opened, digests: Sequence[str]) -> dict[str, Notes]:
@@ -225,8 +246,8 @@ def _variant(
     strengths: Mapping[str, str] | None,
     notes: Notes,
     said: list[str],
+    warnings: Warnings,
 ) -> Variant:
-    warnings = Warnings()
     is_sif = manifest.config.media_type == oci.SIF_CONFIG
     config = Config() if is_sif else configs.of(manifest)
     content = _Unread("registry", "image", blobs, warnings)

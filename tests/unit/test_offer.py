@@ -83,8 +83,34 @@ def test_labels_annotations_and_variables_count(tmp_path: Path) -> None:
 def test_a_label_that_contradicts_the_platform_is_ignored(tmp_path: Path) -> None:
     store = Store()
     lying = store.image("arm64", b"a", labels={"io.archspec.cpu.target": "zen4"})
-    (variant,) = offered(tmp_path, store, store.index(lying)).variants
-    assert needs(variant) == {"arch": "aarch64"}
+    offer = offered(tmp_path, store, store.index(lying))
+    assert [needs(v) for v in offer.variants] == [{"arch": "aarch64"}]
+    (warning,) = offer.warnings
+    assert warning.startswith(
+        "label io.archspec.cpu.target says zen4, a CPU of architecture x86_64"
+    )
+
+
+def test_warnings_name_the_images_that_they_are_about(tmp_path: Path) -> None:
+    store = Store()
+    label = {"io.archspec.cpu.target": "zen99"}
+    images = [store.image("amd64", bytes([n]), variant=f"v{n}", labels=label) for n in (2, 3)]
+    images.append({**store.image("amd64", b"c"), "platform": {"architecture": "arm64"}})
+    said = offered(tmp_path, store, store.index(*images)).warnings
+    assert [warning.partition(": ")[0] for warning in said] == [
+        "linux/amd64/v2 and 1 more",
+        "linux/amd64",
+    ]
+    assert said[1].endswith("says x86_64: the platform in the OCI index is ignored")
+
+
+def test_one_manifest_for_several_platforms_is_read_for_any_of_them(tmp_path: Path) -> None:
+    store = Store()
+    image = store.image("amd64", b"a")
+    arm = {**image, "platform": {"architecture": "arm64", "os": "linux"}}
+    families = frozenset({"x86_64"})
+    (variant,) = offered(tmp_path, store, store.index(arm, image), families=families).variants
+    assert needs(variant) == {"arch": "x86_64"}
 
 
 def test_a_manifest_without_an_index_is_an_offer_of_one(tmp_path: Path) -> None:
@@ -154,7 +180,7 @@ def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
         offered(tmp_path / "b", store, store.index(*odd[:1]))
 
 
-def test_ten_thousand_entries_and_an_index_of_itself_are_bounded(tmp_path: Path) -> None:
+def test_thousands_of_entries_are_bounded(tmp_path: Path) -> None:
     store = Store()
     entry = store.image("amd64", b"a")
     many = [{**entry, "annotations": {"n": str(n)}} for n in range(3000)]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from oci_files import INDEX, Store
 from test_registry_client import TOOLS, home, offered
 
 assert str(TOOLS) in sys.path
@@ -254,6 +255,35 @@ def test_a_registry_that_stops_half_way_leaves_what_is_known() -> None:
     assert offer.partial
     (variant,) = offer.variants
     assert (variant.platform, [f.value for f in variant.facts]) == ("linux/arm64", ["aarch64"])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_is_unread_and_unknown_is_not_taken_for_nothing(depth: int) -> None:
+    """Nodes that run none of the images that were read might run those that were not."""
+    store = Store()
+    hidden = store.index(store.image("amd64", b"a", platform=False))
+    lost = {d["digest"] for d in hidden["manifests"]}
+    nested = store.add(hidden, INDEX)
+    if depth == 1:
+        lost = {nested["digest"]}
+    top = json.dumps(store.index(store.image("arm64", b"b"), nested)).encode()
+
+    def act(request: hostile.Request) -> None:
+        name = request.path.rpartition("/")[2]
+        if name in lost:
+            hostile.reply(request, 503, b"{}")
+        else:
+            hostile.document(store.blobs.get(name, top))(request)
+
+    with hostile.Hostile(act) as server:
+        access = Access.within(SECONDS, plain_http=[server.address])
+        with pytest.raises(RegistryError) as problem:
+            read(parse(f"docker://{server.address}/app:1"), access)
+        assert problem.value.kind == DOWN
+        lost.clear()
+        access = Access.within(SECONDS * 5, plain_http=[server.address])
+        offer = read(parse(f"docker://{server.address}/app:1"), access)
+    assert [v.platform for v in offer.variants] == ["linux/arm64", "linux/amd64"]
 
 
 def test_the_files_of_credentials_are_in_no_message(home: Path) -> None:
