@@ -101,6 +101,7 @@ INDEXES: dict[str, tuple[Entry, ...]] = {
         Entry(Made("ppc64le", labels={LABEL: "zen2"}), "ppc64le"),
         built("riscv64"),
     ),
+    "a 32-bit image first": (built("386"), built("amd64"), *OTHERS),
     "several architectures": (
         *(built("riscv64"), built("ppc64le", "power9"), built("arm64", "v8.2")),
         *(built("ppc64le"), built("amd64", "v3"), built("arm64", "v8"), built("amd64")),
