@@ -2,7 +2,7 @@
 
 A variant that a node cannot run is out. Among the others, in this order:
 
-1. fewer hard needs that nobody can check on that node
+1. fewer hard needs that nobody can check on that node; an image that states no architecture has one
 2. the nearest CPU target: of those that the node runs, the one with the most ancestors in archspec;
    an image for another architecture that the node runs, too (x86 on x86_64), is the farthest
 3. it uses the GPU that the node has
@@ -38,7 +38,8 @@ class Score(NamedTuple):
 
     fits: bool
     unchecked: int
-    """Minus the number of hard needs that could not be checked."""
+    """Minus the number of hard needs that could not be checked, an unstated architecture among
+    them."""
     cpu: int
     """Ancestors of the nearest CPU target that the variant is built for and the node runs; -1 for
     a mere wish that is not met, and for another architecture that the node runs, too."""
@@ -89,6 +90,7 @@ def _rated(variant: Variant, verdict: ClassVerdict) -> Rated:
     reasons = verdict.reasons
     fits = verdict.verdict == MATCH and not variant.problem
     unchecked = sum(r.strength == HARD and r.verdict == UNCHECKED for r in reasons)
+    unchecked += not any(r.key == "arch" for r in reasons)
     score = Score(
         fits,
         -unchecked,

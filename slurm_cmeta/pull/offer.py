@@ -122,7 +122,8 @@ def read(
         made[one.digest] = _variant(one, opened.blobs, configs, strengths, notes, said, own)
         for text in own:
             of_images.setdefault(text, []).append(made[one.digest].platform or one.digest[:19])
-    said += _named(of_images, len(found.manifests))
+    for text in (*said, *_named(of_images, len(found.manifests))):
+        warnings.add(text)
     made |= {d.digest: _not_read(d, strengths) for d in passed.values()}
     order = [d.digest for d in below] + [m.digest for m in found.manifests]
     variants = tuple(made[digest] for digest in dict.fromkeys(order) if digest in made)
@@ -139,7 +140,7 @@ def read(
     late = any(problem.passing for problem in opened.problems.values())
     late = late or access.left <= 0 or any(one.partial for one in noted.values())
     plain = opened.registry is not None and opened.registry.plain
-    return Offer(opened.digest, variants, tuple(dict.fromkeys((*warnings, *said))), late, plain)
+    return Offer(opened.digest, variants, tuple(warnings), late, plain)
 
 
 def _named(warnings: Mapping[str, Sequence[str]], count: int) -> list[str]:

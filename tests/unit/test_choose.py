@@ -241,6 +241,9 @@ BIG = variant("big", X86, need("memory", "65536"))
         ([PLAIN, OPENMPI], "x86_64,mpi=openmpi,cmeta=1", "openmpi"),
         # the GPU comes before MPI
         ([OPENMPI, CUDA], "x86_64,mpi=openmpi,nvidia,cuda=12.4,cmeta=1", "cuda"),
+        # what may be for any architecture is no better than what is known to run
+        ([variant("unstated"), PLAIN], "x86_64", "plain"),
+        ([variant("unstated")], "x86_64", "unstated"),
         # what is for another architecture comes last, even where it uses the GPU
         ([I686._replace(requirements=(*I686.requirements, GPU)), PLAIN], "zen4,nvidia", "plain"),
         ([I686, variant("v5", X86, need("cpu", "zen5"))], "zen4", "i686"),

@@ -104,6 +104,17 @@ def test_warnings_name_the_images_that_they_are_about(tmp_path: Path) -> None:
     assert said[1].endswith("says x86_64: the platform in the OCI index is ignored")
 
 
+def test_warnings_are_no_more_than_a_person_reads(tmp_path: Path) -> None:
+    store = Store()
+    images = [
+        store.image("amd64", bytes([n]), labels={"io.archspec.cpu.target": f"zen{n}9"})
+        for n in range(100)
+    ]
+    said = offered(tmp_path, store, store.index(*images)).warnings
+    assert len(said) == 21
+    assert said[-1] == "more warnings about this image are left out"
+
+
 def test_one_manifest_for_several_platforms_is_read_for_any_of_them(tmp_path: Path) -> None:
     store = Store()
     image = store.image("amd64", b"a")
