@@ -39,6 +39,8 @@ class ImageReport(NamedTuple):
     other_facts: tuple[Sequence[Fact], ...] = ()
     pinned: str = ""
     """The reference to an image in a registry, by the digest that was looked at."""
+    stale: str = ""
+    """Why this may be out of date, in words for people; empty when it is not."""
 
     def under(self, strengths: Mapping[str, str]) -> ImageReport:
         """Return the same, under other strengths of requirements."""

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "run.h"
 #include "text.h"
 
@@ -25,16 +27,17 @@ enum {
 	NO_NODE = 1,  /* of `cmeta pull`: no variant runs here */
 	CANNOT_RUN = 126,
 	NOT_FOUND = 127,
+	LATE = -1000, /* below all signals, which are negative numbers, too */
 	MAX_TRIES = 3,
 	MAX_WORDS = 12,
+	DEFAULT_TIMEOUT_S = 600,
+	PATIENCE_S = 15, /* more than it takes to end by itself (PATIENCE in slurm_cmeta/pull/tool.py) */
 };
 
 static const char DEFAULT_STORE[] = "/var/tmp"; /* as in slurm_cmeta/pull/store.py */
 
-static void add_option(const char *argv[MAX_WORDS], size_t *count, const char *option, const char *variable)
+static void add_option(const char *argv[MAX_WORDS], size_t *count, const char *option, const char *value)
 {
-	const char *value = getenv(variable);
-
 	if (!value || !*value)
 		return;
 	argv[(*count)++] = option;
@@ -49,39 +52,56 @@ static void __attribute__((noreturn)) become_pull(const char *const *argv, int o
 	_exit(NOT_FOUND);
 }
 
-/* Read one line until the pipe is closed; NULL for anything but the absolute path of a file. */
-static char *read_path(int fd)
+/* Read one line until the pipe is closed, or the time of cmeta_now_ms() is `until`; NULL for anything
+ * but the absolute path of a file. */
+static char *read_path(int fd, long until, bool *late)
 {
-	char *line = NULL;
-	size_t room = 0;
-	FILE *pipe = fdopen(fd, "r");
-	ssize_t length = pipe ? getline(&line, &room, pipe) : -1;
+	static char line[PATH_MAX + 1];
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+	size_t length = 0;
+	ssize_t count = 1;
 
-	if (pipe)
-		fclose(pipe);
-	else
-		close(fd);
-	if (length > 1 && length < PATH_MAX && line[0] == '/' && line[length - 1] == '\n') {
-		line[length - 1] = '\0';
-		return line;
+	while (count > 0 && length < PATH_MAX) {
+		long left = until - cmeta_now_ms();
+
+		if ((*late = left <= 0))
+			return NULL;
+		if (poll(&wait, 1, left < INT_MAX ? (int)left : INT_MAX) <= 0)
+			continue;
+		count = read(fd, line + length, PATH_MAX - length);
+		length += count > 0 ? (size_t)count : 0;
 	}
-	free(line);
-	return NULL;
+	if (length < 2 || line[0] != '/' || line[length - 1] != '\n' || memchr(line, '\n', length - 1) ||
+	    memchr(line, '\0', length))
+		return NULL;
+	line[length - 1] = '\0';
+	return strdup(line);
 }
 
-/* One run of `cmeta pull`; *code is its exit status, NOT_FOUND where it could not be started. */
-static char *run_pull(const char *reference, int *code)
+static int timeout_s(void)
 {
-	const char *program = getenv(CMETA_RUN_PULL), *store = getenv(CMETA_RUN_STORE);
-	const char *argv[MAX_WORDS] = {program ? program : CMETA_BINDIR "/cmeta", "pull", "--store",
+	const char *given = getenv(CMETA_RUN_PULL_TIMEOUT);
+
+	return given && atoi(given) > 0 ? atoi(given) : DEFAULT_TIMEOUT_S;
+}
+
+/* One run of `cmeta pull`; *code is its exit status, NOT_FOUND where it could not be started, LATE
+ * where it did not end in time, -N where signal N ended it. */
+static char *run_pull(const char *program, const char *reference, int *code)
+{
+	const char *store = getenv(CMETA_RUN_STORE);
+	const char *argv[MAX_WORDS] = {program, "pull", "--store",
 				       store && *store ? store : DEFAULT_STORE};
+	char seconds[16];
 	size_t count = 4;
 	int pipe_fd[2], status = 0;
+	bool late = false;
 	char *path;
 	pid_t pid, self = getpid();
 
-	add_option(argv, &count, "--store-size", CMETA_RUN_STORE_SIZE);
-	add_option(argv, &count, "--timeout", CMETA_RUN_PULL_TIMEOUT);
+	snprintf(seconds, sizeof(seconds), "%d", timeout_s());
+	add_option(argv, &count, "--store-size", getenv(CMETA_RUN_STORE_SIZE));
+	add_option(argv, &count, "--timeout", seconds);
 	argv[count++] = reference;
 	argv[count] = NULL;
 	*code = NOT_FOUND;
@@ -95,10 +115,17 @@ static char *run_pull(const char *reference, int *code)
 		close(pipe_fd[0]);
 		return NULL;
 	}
-	path = read_path(pipe_fd[0]);
+	path = read_path(pipe_fd[0], cmeta_now_ms() + (timeout_s() + PATIENCE_S) * 1000L, &late);
+	close(pipe_fd[0]);
+	if (late) {
+		/* What waits for a dead file system cannot even be killed: it is left behind. */
+		kill(pid, SIGKILL);
+		*code = LATE;
+		return NULL;
+	}
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	*code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	*code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 	if (path && !*code)
 		return path;
 	free(path);
@@ -121,10 +148,11 @@ static bool hold(const char *path)
 
 char *cmeta_pull(const char *reference, const char *node, int *status)
 {
+	const char *chosen = getenv(CMETA_RUN_PULL), *program = chosen ? chosen : CMETA_BINDIR "/cmeta";
 	int code = NOT_FOUND;
 
 	for (int i = 0; i < MAX_TRIES; i++) {
-		char *path = run_pull(reference, &code);
+		char *path = run_pull(program, reference, &code);
 
 		if (path && hold(path))
 			return path;
@@ -132,9 +160,18 @@ char *cmeta_pull(const char *reference, const char *node, int *status)
 		if (code)
 			break;
 	}
-	if (code == NOT_FOUND || code == 0)
+	if (code == LATE)
+		cmeta_say("error: node %s cannot pull %s: %s did not end in time; submit it again with "
+			  "--exclude=%s, and tell the administrator", node, reference, program, node);
+	else if (code < 0)
+		cmeta_say("error: node %s cannot pull %s: %s was ended by signal %d%s", node, reference,
+			  program, -code, code == -SIGKILL ? ": had the job enough memory?" : "");
+	else if (code == NOT_FOUND)
 		cmeta_say("error: node %s cannot pull %s: %s cannot be run; ask the administrator", node,
-			  reference, getenv(CMETA_RUN_PULL) ? getenv(CMETA_RUN_PULL) : "cmeta");
-	*status = code == NO_NODE ? CANNOT_RUN : code > 128 ? code : NOT_FOUND;
+			  reference, program);
+	else if (code == 0)
+		cmeta_say("error: node %s cannot pull %s: what %s names as the image is not there, or is "
+			  "removed at once; ask the administrator", node, reference, program);
+	*status = code == NO_NODE ? CANNOT_RUN : NOT_FOUND;
 	return NULL;
 }

@@ -220,7 +220,7 @@ def _decide(options: dict[str, str], settings: Config) -> tuple[list[str], int, 
     else:
         decision = decide(options["image"], requirements, cluster, wishes, policy, others)
         required = lasting(asked, decision, wishes, cluster.changeable, policy.names)
-    messages = [f"warning: {cluster.stale}"] if cluster.stale else []
+    messages = [f"warning: {why}" for why in (cluster.stale, report.stale) if why]
     messages += decision.messages
     if options.get("explain") == "yes":
         messages += [f"warning: {clean(w, MAX_MESSAGE)}" for w in report.warnings]

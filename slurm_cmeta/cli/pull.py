@@ -8,9 +8,12 @@ import re
 import signal
 import sys
 import time
+from contextlib import nullcontext
+from functools import partial
 
 from slurm_cmeta import config
 from slurm_cmeta.cli import options
+from slurm_cmeta.cli.progress import Fetching
 from slurm_cmeta.cli.pull_output import as_json, print_cover, print_table
 from slurm_cmeta.cluster import source
 from slurm_cmeta.errors import EXIT_NO_NODE, EXIT_OK, ConfigError, UsageError
@@ -18,7 +21,7 @@ from slurm_cmeta.pull import choose, fetch, offers, store, target
 from slurm_cmeta.pull.cover import cover
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.registry.access import Access
-from slurm_cmeta.registry.reference import parse
+from slurm_cmeta.registry.reference import LAYOUT, parse
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from slurm_cmeta.registry.reference import Reference
 
 TIMEOUT = 3600
+LONGEST = 999_999
+"""Seconds: what plugstack.conf takes for pull_timeout (spank/settings.c)."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ASKING = 60.0
 """Seconds in which the registry has to tell what it offers."""
 
@@ -66,7 +72,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "reference", metavar="REF", help="docker://..., oras://..., or oci:DIRECTORY[:TAG]"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to put it (default: NAME_TAG.sif)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to put it; oci:DIR[:TAG] is a layout (default: NAME_TAG.sif)",
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument(
@@ -129,20 +138,25 @@ def run(args: argparse.Namespace) -> int:
     """Choose, and show or fetch; returns the exit code."""
     if args.json and not args.dry_run:
         raise UsageError("--json goes with --dry-run")
-    if args.timeout <= 0:
-        raise UsageError("--timeout takes seconds above 0")
+    if not 0 < args.timeout <= LONGEST:
+        raise UsageError(f"--timeout takes seconds, above 0 and at most {LONGEST}")
     size = _bytes(args.store_size)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in _ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupted)
     reference = parse(args.reference)
     settings = _settings(args)
     aim = target.resolve(args.target, lambda: options.chosen_cluster(args, settings))
     until = time.monotonic() + args.timeout
-    access = _access(args, settings, reference, min(ASKING, args.timeout))
     place = store.Store(args.store, size) if args.store else None
-    # What a digest names on a node is asked for once, however many jobs run it there.
+    seconds = min(ASKING, args.timeout)
+    # What a digest names on a node is asked for once, however many jobs and tasks run it there.
     kept = place.directory if place and reference.digest else ""
-    offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
-    for warning in offered.warnings:
+    with place.asking(seconds) if place and kept else nullcontext():
+        access = _access(args, settings, reference, seconds)
+        offered, _ = offers.get(reference, access, settings.strengths(""), kept=kept)
+    # A job has read them at submit.
+    for warning in () if place else offered.warnings:
         print(f"cmeta: warning: {clean(warning, 2000)}", file=sys.stderr)
     if aim.whole:
         chosen = _for_cluster(args, reference, offered, aim, settings)
@@ -156,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
             chosen.digest,
             chosen.size,
             lambda made: fetch.into_sif(
-                reference, chosen, made, access, plain=offered.plain, cached=False
+                reference, chosen, made, access, plain=offered.plain, in_job=True
             ),
             until,
         )
@@ -178,7 +192,9 @@ def _settings(args: argparse.Namespace) -> Config:
 
 
 def _interrupted(number: int, frame: object) -> None:
-    """End as ^C does: what was begun is removed on the way."""
+    """End as ^C does: what was begun is removed on the way, and no other signal is to end that."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -251,50 +267,24 @@ def _fetch(
     chosen: Variant,
     access: Access,
 ) -> None:
-    ending = ".sif" if args.format == "sif" else ""
-    path = args.output or f"{reference.name.replace(':', '_')}{ending}"
-    if os.path.lexists(path) and not args.force:
+    layout, tag = args.format == "oci", reference.tag
+    path = args.output or f"{reference.name.replace(':', '_')}{'' if layout else '.sif'}"
+    if path.startswith(f"{LAYOUT}:"):
+        place = parse(path)
+        layout, path, tag = True, place.repository, place.tag or tag
+    if os.path.lexists(path) and not args.force and not layout:
         raise UsageError(f"{clean(path)} is there already: --force replaces it, -o names another")
-    if args.format == "oci":
-        fetch.into_layout(reference, chosen, path, access, plain=offered.plain)
-    else:
-        shown = _Shown(path)
-        fetch.into_sif(
-            reference,
-            chosen,
-            path,
-            access,
-            plain=offered.plain,
-            progress=shown if shown.enabled else None,
-        )
+    if os.path.isdir(path) and not layout:
+        raise UsageError(f"{clean(path)} is a directory: -o names the file")
+    shown = Fetching(path)
+    into = partial(fetch.into_layout, tag=tag) if layout else fetch.into_sif
+    try:
+        progress = shown if shown.enabled else None
+        into(reference, chosen, path, access, plain=offered.plain, progress=progress)
+    finally:
         shown.done()
     named = chosen.platform or chosen.digest[:19]
     print(f"cmeta: {clean(path)}: {clean(named)} of {reference}", file=sys.stderr)
-
-
-class _Shown:
-    """Bytes so far, on a terminal."""
-
-    def __init__(self, path: str) -> None:
-        self.enabled = sys.stderr.isatty()
-        self._path = clean(path, 60)
-        self._told = 0.0
-        self._width = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._told < 0.2:
-            return
-        self._told = now
-        of = f" of {total >> 20}" if total else ""
-        line = f"cmeta: fetching {self._path}: {done >> 20}{of} MiB"
-        sys.stderr.write(f"\r{line.ljust(self._width)}")
-        sys.stderr.flush()
-        self._width = len(line)
-
-    def done(self) -> None:
-        if self._width:
-            sys.stderr.write(f"\r{' ' * self._width}\r")
 
 
 def _bytes(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from slurm_cmeta.cluster import NodeClass, Partition, hostlist
+from slurm_cmeta.cluster import NodeClass, Partition, hostlist, slurmconf
 from slurm_cmeta.cluster.grouping import Grouper, Membership
 from slurm_cmeta.cluster.slurmconf import mistake
 from slurm_cmeta.errors import ClusterError
@@ -35,7 +35,10 @@ def node_classes(conf: SlurmConf) -> list[NodeClass]:
 
 def read(conf: SlurmConf) -> tuple[list[NodeClass], tuple[Partition, ...]]:
     """Return the node classes and the partitions of `conf`. Raises ClusterError as above."""
-    lines = _expanded(conf)
+    try:
+        lines = _expanded(conf)
+    except ClusterError:  # with the numbers of the very lines that it is about
+        lines = _expanded(slurmconf.read(conf.path, exact=True))
     membership = Membership()
     partitions = tuple(
         Partition(name, line.default, _resolve(name, line.nodes, conf, lines, membership))

@@ -116,6 +116,11 @@ def spans(text: str) -> list[Span]:
     if text and _SPECIAL.isdisjoint(text):  # the usual form of a line for each node
         return [_span_of(text)]
     found: list[Span] = []
+    if "[" not in text and "]" not in text:
+        listed = text.replace("\t", ",").replace(" ", ",").replace("\n", ",").split(",")
+        if len(listed) > MAX_HOSTS:
+            raise _error(text, f"more than {MAX_HOSTS} hosts")
+        return _spans_of(list(filter(None, listed)))
     for token in _tokens(text):
         if not token.brackets:
             found.append(_span_of(token.literals[0]))
@@ -227,6 +232,29 @@ def _unfold(token: _Token) -> Iterator[tuple[str, list[tuple[int, int, int]], st
         prefixes = [number + rest for rest in prefixes for number in numbers]
     for prefix in prefixes:
         yield prefix, token.brackets[-1], token.literals[-1]
+
+
+def _spans_of(names: list[str]) -> list[Span]:
+    """Return the spans of single names, those that count on in one."""
+    found: list[Span] = []
+    stem, digits, first, last = "", -1, 0, 0
+    for name in names:
+        own = name.rstrip(_DIGITS)
+        length = len(name) - len(own)
+        number = int(name[-length:]) if 0 < length <= MAX_DIGITS else -1
+        if number == last + 1 and length == digits and own == stem:
+            last = number
+            continue
+        if digits >= 0:
+            found.append(Span(stem, digits, first, last))
+        if number < 0:
+            found.append(Span(name, 0, 0, 0))
+            digits = -1
+        else:
+            stem, digits, first, last = own, length, number, number
+    if digits >= 0:
+        found.append(Span(stem, digits, first, last))
+    return found
 
 
 def _span_of(name: str) -> Span:

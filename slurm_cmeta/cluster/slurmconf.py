@@ -62,6 +62,8 @@ _NODE_ONLY = frozenset(
 """Keys that no release takes outside a line. They stand alone where a continuation broke off."""
 
 _Facts = tuple[tuple[str, ...], str, int, str, "int | None", "int | None"]
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_NO_NODES = (b"", b"default", b"all")
 _INFINITE_WEIGHT = 0xFFFFFFFE  # INFINITE - 1, as _parse_nodename has it
 
 
@@ -138,13 +140,16 @@ class SlurmConf(NamedTuple):
     hints: Hints
 
 
-def read(path: str) -> SlurmConf:
+def read(path: str, *, exact: bool = False) -> SlurmConf:
     """Read slurm.conf and what it includes.
+
+    Lines of single nodes that follow each other and say the same become one NodeLine, unless
+    `exact` asks for each with its own number.
 
     Raises ClusterError (`FILE:LINE: reason`) when a file cannot be read or Slurm would refuse what
     it says about nodes and partitions. Host lists are not expanded; see confnodes.py.
     """
-    reader = _Reader(path)
+    reader = _Reader(path, exact=exact)
     reader.read(path, "")
     return reader.result()
 
@@ -210,8 +215,9 @@ class _Words(dict[bytes, tuple[bytes, bytes]]):
 class _Reader:
     """The state of one run through slurm.conf and its includes."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, exact: bool = False) -> None:
         self._main = path
+        self._exact = exact
         self._files: list[SourceFile] = []
         self._open: list[tuple[int, int]] = []
         self._bytes = 0
@@ -254,7 +260,21 @@ class _Reader:
         """Read one file; `where` is the prefix `FILE:LINE: ` of the line that includes it."""
         data, identity = self._load(path, where)
         self._open.append(identity)
+        like: bytes | None = None
+        more: list[bytes] = []
+        """Nodes whose lines say the same as the last one that was read."""
         for line, text in _logical_lines(data):
+            if text.startswith(b"NodeName="):
+                name, _, rest = text[9:].partition(b" ")
+                plain = _PLAIN.issuperset(name) and name.lower() not in _NO_NODES
+                if plain and rest == like:
+                    more.append(name)
+                    continue
+                self._add_more(more)
+                like = rest if plain and not self._exact else None
+            else:
+                self._add_more(more)
+                like = None
             if text[:7].lower() == b"include" and text[7:8].isspace():
                 self._include(path, line, text[7:].split())
                 continue
@@ -287,7 +307,15 @@ class _Reader:
                     self._max_node_count = _number(value)
                     if self._max_node_count is None:
                         raise mistake(path, line, f"MaxNodeCount={clean(_text(value), 60)}")
+        self._add_more(more)
         self._open.pop()
+
+    def _add_more(self, names: list[bytes]) -> None:
+        """Add nodes to the last line."""
+        if names:
+            last = self._nodes[-1]
+            self._nodes[-1] = last._replace(nodes=",".join((last.nodes, *map(_text, names))))
+            names.clear()
 
     def _load(self, path: str, where: str) -> tuple[bytes, tuple[int, int]]:
         shown = where + clean(path)

@@ -53,7 +53,7 @@ def cover(
         best = choose.best(rated)
         served.append(Served(one, best, None if best else choose.nearest(rated)))
         if best is not None:
-            fitting.append(frozenset(i for i, r in enumerate(rated) if r.score.fits))
+            fitting.append(_places(rated))
     unserved = [one.nodes for one in served if one.best is None]
     chosen = {one.best.variant.digest for one in served if one.best}
     missing = archs.read(unserved, names).targets
@@ -66,19 +66,26 @@ def cover(
     )
 
 
-def _fewest(classes: Sequence[frozenset[int]]) -> set[int]:
+def _places(rated: Sequence[Rated]) -> dict[int, int]:
+    """Return number -> how many suit these nodes better, for each variant that fits."""
+    scores = {number: r.score for number, r in enumerate(rated) if r.score.fits}
+    return {n: sum(other > score for other in scores.values()) for n, score in scores.items()}
+
+
+def _fewest(classes: Sequence[dict[int, int]]) -> set[int]:
     """Return few numbers of which each class has one: greedily, and exact for what is usual.
 
-    The fewest are hard to find in general; with the nested targets of CPUs greed finds them.
+    The fewest are hard to find in general; with the nested targets of CPUs greed finds them. Of
+    those that serve equally many classes, the one that suits them best is taken.
     """
     left = list(classes)
     found: set[int] = set()
     while left:
-        counts: dict[int, int] = {}
+        serves: dict[int, list[int]] = {}
         for one in left:
-            for number in one:
-                counts[number] = counts.get(number, 0) + 1
-        most = min(counts, key=lambda number: (-counts[number], number))
+            for number, place in one.items():
+                serves.setdefault(number, []).append(place)
+        most = min(serves, key=lambda n: (-len(serves[n]), sum(serves[n]), n))
         found.add(most)
         left = [one for one in left if most not in one]
     return found

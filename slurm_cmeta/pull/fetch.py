@@ -2,8 +2,8 @@
 
 Apptainer makes the SIF of an image, skopeo copies into a layout; a SIF that lies in the registry
 as an artifact is fetched by ourselves. All of them write beside the destination, which is replaced
-by a rename. What was fetched has the digest that was asked for: Apptainer and skopeo verify what
-they get by digest, and here it is verified for artifacts.
+by a rename. What was fetched has the digest that was asked for: Apptainer and skopeo verify what a
+registry sends, and here it is verified for artifacts, and for layouts on disk.
 """
 
 from __future__ import annotations
@@ -11,42 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import subprocess
-import tempfile
-from contextlib import contextmanager, suppress
+import stat
 
-from slurm_cmeta import evidence
-from slurm_cmeta.errors import CmetaError, ImageError, UsageError
-from slurm_cmeta.image import oci, open_image
-from slurm_cmeta.image.metadata import DocumentError, load
+from slurm_cmeta.errors import UsageError
+from slurm_cmeta.image import oci
+from slurm_cmeta.image.metadata import MAX_JSON, DocumentError, load
+from slurm_cmeta.pull import artifact, tools
+from slurm_cmeta.pull.landing import FetchError, beside, check, need_room, settle
 from slurm_cmeta.record import TYPE_CHECKING
-from slurm_cmeta.registry.client import Registry
-from slurm_cmeta.registry.errors import BROKEN, RegistryError
-from slurm_cmeta.registry.http import PIECE
-from slurm_cmeta.registry.reference import LAYOUT, parse
+from slurm_cmeta.registry.reference import LAYOUT
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from slurm_cmeta.pull.variant import Variant
     from slurm_cmeta.registry.access import Access
     from slurm_cmeta.registry.reference import Reference
 
     Progress = Callable[[int, int], None]
-
-RUNTIMES = ("apptainer", "singularity")
-OPTION_PLACES = "/usr/local/bin:/usr/bin:/bin:/opt/apptainer/bin"
-"""Where else the runtime is looked for, as cmeta-run does."""
-
-SIF_LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
-LAST_WORDS = 400
-"""Characters of what a tool said before it failed."""
-
-
-class FetchError(ImageError):
-    """The variant could not be brought here."""
+    """Is told bytes so far, 0 where a tool fetches, and of how many."""
 
 
 def into_sif(
@@ -56,30 +40,35 @@ def into_sif(
     access: Access,
     *,
     plain: bool = False,
-    cached: bool = True,
+    in_job: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Make `destination` the SIF of one variant. Raises FetchError, RegistryError or ImageError.
 
-    `plain`: the registry has no TLS. `cached`: whether Apptainer may use its own cache. `progress`
-    is told bytes so far and of how many, where we fetch ourselves.
+    `plain`: the registry has no TLS. `in_job`: nothing is put into the user's home (Apptainer's
+    cache), and memory may be short.
     """
     directory = os.path.dirname(os.path.abspath(destination))
-    _need_room(directory, variant, destination)
-    if _is_artifact(reference, variant):
-        _fetch_artifact(reference, variant, destination, access, progress)
+    need_room(directory, variant, destination)
+    if artifact.is_artifact(reference, variant):
+        artifact.fetch(reference, variant, destination, access, progress)
         return
-    with _beside(directory) as place:
-        made = f"{place}/image.sif"
+    with beside(directory) as place:
+        made = f"{place.path}/image.sif"
+        variables = tools.frugal() if in_job else {}
+        words = [tools.runtime(), "build"]  # not pull: it takes arguments for mksquashfs
         if reference.transport == LAYOUT:
-            _lay_out_one(reference, variant, place)
-            words = ["build", made, f"oci:{place}"]
+            _lay_out_one(reference, variant, place.path, access)
+            words += [made, "oci:."]  # the tool is in there: a colon in a path would end it
         else:
-            options = [*(["--no-https"] if plain else []), *([] if cached else ["--disable-cache"])]
-            words = ["pull", *options, made, reference.pinned(variant.digest)]
-        _run([_runtime(), *words], access, place)
-        _check(made, variant)
-        _settle(made, destination)
+            variables |= tools.as_we_do(reference, access, place.path)
+            words += ["--no-https"] if plain else []
+            words += ["--disable-cache"] if in_job else []
+            words += [made, reference.pinned(variant.digest)]
+        tell = _telling(progress, variant)
+        tools.run(words, access, place, variables, tell)
+        check(made, variant)
+        settle(made, destination)
 
 
 def into_layout(
@@ -88,234 +77,95 @@ def into_layout(
     destination: str,
     access: Access,
     *,
+    tag: str = "",
     plain: bool = False,
+    progress: Progress | None = None,
 ) -> None:
-    """Make the new directory `destination` an OCI layout that holds one variant.
+    """Make the new directory `destination` an OCI layout that holds one variant, named `tag`.
 
     Raises FetchError, UsageError where something is there already.
     """
     if os.path.lexists(destination):
         raise UsageError(f"{clean(destination)} is there already: a layout is made anew")
-    skopeo = shutil.which("skopeo")
-    if skopeo is None:
-        raise FetchError("an OCI layout is made by skopeo, which is not installed here")
     directory = os.path.dirname(os.path.abspath(destination))
-    _need_room(directory, variant, destination)
-    with _beside(directory) as place:
+    need_room(directory, variant, destination)
+    with beside(directory) as place:
+        variables: dict[str, str] = {}
         if reference.transport == LAYOUT:
-            _lay_out_one(reference, variant, place)
-            source = f"oci:{place}"
+            _lay_out_one(reference, variant, place.path, access)
+            source = "oci:."
         else:
+            variables = tools.as_we_do(reference, access, place.path)
             source = reference.pinned(variant.digest).replace("oras://", "docker://")
         tls = ["--src-tls-verify=false"] if plain else []
-        tag = f":{reference.tag}" if reference.tag else ""
-        made = f"{place}/made"
-        copy = ["copy", "--quiet", "--preserve-digests", *tls, source, f"oci:{made}{tag}"]
-        _run([skopeo, *copy], access, place)
-        with open(f"{made}/index.json", "rb") as file:
-            found = [one.get("digest") for one in json.load(file).get("manifests", ())]
-        if found != [variant.digest]:
+        made = f"{place.path}/made"
+        target = f"oci:made:{tag}" if tag else "oci:made"
+        copy = ["copy", "--quiet", "--preserve-digests", *tls, source, target]
+        tell = _telling(progress, variant)
+        tools.run([tools.skopeo(), *copy], access, place, variables, tell)
+        if _named_in(made) != [variant.digest]:
             raise FetchError(f"{reference}: skopeo copied something else than {variant.digest}")
-        os.rename(made, destination)
-
-
-def _is_artifact(reference: Reference, variant: Variant) -> bool:
-    return reference.transport != LAYOUT and any(
-        f.key == "filesystem" and f.value == "sif" for f in variant.facts
-    )
-
-
-def _need_room(directory: str, variant: Variant, destination: str) -> None:
-    try:
-        disk = os.statvfs(directory)
-    except OSError as problem:
-        raise FetchError(f"{clean(destination)}: {problem.strerror}: {clean(directory)}") from None
-    free = disk.f_bavail * disk.f_frsize
-    if free < variant.size:
-        raise FetchError(
-            f"{clean(destination)}: the image has {variant.size >> 20} MiB, and {clean(directory)} "
-            f"only {free >> 20} MiB left"
-        )
-
-
-@contextmanager
-def _beside(directory: str) -> Iterator[str]:
-    """Make a directory for what is not whole yet; all in it is gone afterwards."""
-    try:
-        place = tempfile.mkdtemp(prefix=".cmeta-", dir=directory)
-    except OSError as problem:
-        raise FetchError(f"{clean(directory)}: {problem.strerror}") from None
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _runtime() -> str:
-    for path in (os.environ.get("PATH"), OPTION_PLACES):
-        for name in RUNTIMES:
-            if found := shutil.which(name, path=path):
-                return found
-    raise FetchError(
-        "a SIF is made by Apptainer, which is not installed here: install it, or take --format oci"
-    )
-
-
-def _run(words: Sequence[str], access: Access, place: str) -> None:
-    """Run a tool until the time is out; raises FetchError with its last words."""
-    with open(f"{place}/said", "w+b") as said:
         try:
-            tool = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                cwd=place,
-                env={**os.environ, "TMPDIR": place, "APPTAINER_TMPDIR": place},
-            )
+            os.rename(made, destination)
         except OSError as problem:
-            raise FetchError(f"cannot start {clean(words[0])}: {problem.strerror}") from None
-        try:
-            code = tool.wait(max(access.left, 0.1))
-        except BaseException as problem:
-            tool.terminate()
-            try:
-                tool.wait(5)
-            except subprocess.TimeoutExpired:
-                tool.kill()
-                tool.wait()
-            if not isinstance(problem, subprocess.TimeoutExpired):
-                raise
-            raise FetchError(f"{_name(words)} was not ready in time") from None
-        if code:
-            said.seek(max(0, said.tell() - 65536))
-            raise FetchError(f"{_name(words)} failed: {_last_words(said.read())}")
+            raise FetchError(f"{clean(destination)}: {problem.strerror}") from None
 
 
-def _name(words: Sequence[str]) -> str:
-    return f"{os.path.basename(words[0])} {words[1]}"
+def _telling(progress: Progress | None, variant: Variant) -> Callable[[], None] | None:
+    return None if progress is None else lambda: progress(0, variant.size)
 
 
-def _last_words(said: bytes) -> str:
-    """Return the last line in which a tool tells of an error, without colours and time stamps."""
-    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "rror" in line or "level=fatal" in line]
-    line = (telling or lines or ["no reason given"])[-1]
-    for mark in ("FATAL:", 'msg="', "ERROR:"):
-        line = line.rpartition(mark)[2]
-    return clean(line.replace("\x1b[0m", "").strip(' "'), LAST_WORDS)
-
-
-def _check(path: str, variant: Variant) -> None:
-    """Raise FetchError unless the SIF is for the architecture that the variant was chosen for."""
-    with open_image(path) as image:
-        found = next((f.value for f in evidence.read(image).facts if f.key == "arch"), None)
-    wanted = next((f.value for f in variant.facts if f.key == "arch"), None)
-    if wanted and found and wanted != found:
-        raise FetchError(
-            f"the registry says that {variant.digest[:19]} is for {clean(wanted)}, and the "
-            f"programs in it are for {clean(found)}: not taken"
-        )
-
-
-def _settle(made: str, destination: str) -> None:
-    """Put a whole file in its place, so that it is there after a crash, too."""
+def _named_in(layout: str) -> list[str]:
     try:
-        with open(made, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(made, destination)
-        folder = os.open(os.path.dirname(os.path.abspath(destination)), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as problem:
-        raise FetchError(f"{clean(destination)}: {problem.strerror}") from None
+        with open(f"{layout}/index.json", "rb") as file:
+            return [one.get("digest") for one in json.load(file).get("manifests", ())]
+    except (OSError, ValueError) as problem:
+        raise FetchError(f"skopeo left no layout: {clean(str(problem))}") from None
 
 
-def _lay_out_one(reference: Reference, variant: Variant, place: str) -> None:
-    """Make `place` a layout of one image, whose blobs are those of the reference's layout."""
-    manifest = f"{reference.repository}/blobs/{variant.digest.replace(':', '/')}"
-    entry = {
-        "mediaType": oci.MANIFESTS[0],
-        "digest": variant.digest,
-        "size": os.stat(manifest).st_size,
-    }
+def _lay_out_one(reference: Reference, variant: Variant, place: str, access: Access) -> None:
+    """Make `place` a layout of one image, whose blobs are those of the reference's layout.
+
+    They are verified first: Apptainer does not look at the digests of a layout's layers.
+    """
+    blobs = os.path.abspath(f"{reference.repository}/blobs")
+    manifest = _verified(f"{blobs}/{variant.digest.replace(':', '/')}", variant.digest, access)
+    try:
+        with open(manifest, "rb") as file:
+            document = load(file.read(MAX_JSON))
+    except (OSError, DocumentError) as problem:
+        raise FetchError(f"{clean(manifest)}: {clean(str(problem))}") from None
+    config = oci.descriptors([document.get("config")], 1)
+    layers = oci.descriptors(document.get("layers"), oci.MAX_LAYERS + 1)
+    if len(layers) > oci.MAX_LAYERS:
+        raise FetchError(f"{clean(manifest)}: it has more than {oci.MAX_LAYERS} layers")
+    for one in (*config, *layers):
+        if not oci.is_digest(one.digest):
+            raise FetchError(f"{clean(manifest)}: {clean(one.digest, 80)} is no digest")
+        _verified(f"{blobs}/{one.digest.replace(':', '/')}", one.digest, access)
+    size = os.stat(manifest).st_size
+    entry = {"mediaType": oci.MANIFESTS[0], "digest": variant.digest, "size": size}
     with open(f"{place}/oci-layout", "w", encoding="ascii") as file:
         file.write('{"imageLayoutVersion": "1.0.0"}')
     with open(f"{place}/index.json", "w", encoding="ascii") as file:
         json.dump({"schemaVersion": 2, "manifests": [entry]}, file)
-    os.symlink(os.path.abspath(f"{reference.repository}/blobs"), f"{place}/blobs")
+    os.symlink(blobs, f"{place}/blobs")
 
 
-# --- a SIF that lies in a registry ----------------------------------------------------------------
-
-
-def _fetch_artifact(
-    reference: Reference,
-    variant: Variant,
-    destination: str,
-    access: Access,
-    progress: Progress | None,
-) -> None:
-    registry = Registry(parse(reference.pinned(variant.digest)), access)
+def _verified(path: str, digest: str, access: Access) -> str:
+    """Return the path of a blob. Raises FetchError unless it is what its digest says."""
+    algorithm, _, wanted = digest.partition(":")
+    found = hashlib.new(algorithm)
     try:
-        layers = oci.descriptors(load(registry.manifest().data).get("layers"), oci.MAX_LAYERS)
-        layer = next(one for one in layers if one.media_type == SIF_LAYER)
-    except (DocumentError, StopIteration):
-        raise RegistryError(f"{reference}: there is no SIF in it", BROKEN) from None
-    directory, name = os.path.split(os.path.abspath(destination))
-    part = f"{directory}/.{name}.{layer.digest[7:19]}.part"
-    try:
-        _download(registry, layer, part, progress)
-        _check(part, variant)
-        _settle(part, destination)
-    except (RegistryError, KeyboardInterrupt):
-        raise  # what came is kept: the next try goes on from there
-    except CmetaError:
-        _remove(part)
-        raise
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise FetchError(f"{clean(path)} is no file")
+            while piece := file.read(1 << 20):
+                found.update(piece)
+                if access.left <= 0:
+                    raise FetchError(f"{clean(path)} was not read in time")
     except OSError as problem:
-        _remove(part)
-        raise FetchError(f"{clean(destination)}: {problem.strerror}") from None
-    finally:
-        registry.close()
-
-
-def _download(
-    registry: Registry, layer: oci.Descriptor, part: str, progress: Progress | None
-) -> None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(part, flags, 0o600), "r+b") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(PIECE):
-            digest.update(piece)
-        done = file.tell()
-        if layer.size and done > layer.size:
-            file.truncate(0)
-            file.seek(0)
-            digest, done = hashlib.sha256(), 0
-        if not layer.size or done < layer.size:
-            answer = registry.open_blob(layer.digest, done)
-            if answer.response.status != 206 and done:  # no part of it is to be had
-                file.truncate(0)
-                file.seek(0)
-                digest, done = hashlib.sha256(), 0
-            for piece in registry.pieces(answer):
-                file.write(piece)
-                digest.update(piece)
-                done += len(piece)
-                if layer.size and done > layer.size:
-                    break
-                if progress is not None:
-                    progress(done, layer.size)
-    if f"sha256:{digest.hexdigest()}" != layer.digest:
-        _remove(part)
-        raise RegistryError(
-            f"{registry.reference}: the SIF is not what its digest says: not taken", BROKEN
-        )
-
-
-def _remove(path: str) -> None:
-    with suppress(OSError):
-        os.unlink(path)
+        raise FetchError(f"{clean(path)}: {problem.strerror}") from None
+    if found.hexdigest() != wanted:
+        raise FetchError(f"{clean(path)} is not what its digest says: not taken")
+    return path

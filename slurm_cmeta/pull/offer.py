@@ -14,6 +14,7 @@ from slurm_cmeta.image.content import Warnings
 from slurm_cmeta.image.filetree import quick_budget
 from slurm_cmeta.image.metadata import DocumentError, load
 from slurm_cmeta.image.ociimage import Config, Configs, OciImage
+from slurm_cmeta.pull import compat
 from slurm_cmeta.pull.variant import Offer, Variant
 from slurm_cmeta.record import TYPE_CHECKING
 from slurm_cmeta.registry.errors import BROKEN, RegistryError
@@ -22,11 +23,13 @@ from slurm_cmeta.requirement import from_facts
 from slurm_cmeta.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from slurm_cmeta.image.filetree import Budget, FileTree
+    from slurm_cmeta.pull.compat import Notes
     from slurm_cmeta.registry.access import Access
+    from slurm_cmeta.registry.client import Registry
     from slurm_cmeta.registry.reference import Reference
 
 _LISTED = "OCI index"
@@ -42,9 +45,9 @@ class _Opened:
         blobs: oci.Blobs,
         problems: Mapping[str, RegistryError],
         prefetch: Callable[[Iterable[str], bool], None],
-        plain: bool = False,
+        registry: Registry | None = None,
     ) -> None:
-        self.plain = plain
+        self.registry = registry
         self.digest, self.document, self.blobs = digest, document, blobs
         self.problems, self.prefetch = problems, prefetch
 
@@ -74,11 +77,14 @@ def read(
     access: Access,
     strengths: Mapping[str, str] | None = None,
     families: frozenset[str] | None = None,
+    *,
+    attached: bool = False,
 ) -> Offer:
     """Return what `reference` names. `strengths` is the site's policy (requirement.from_facts).
 
     Of images for architectures that none of `families` (archspec's names) runs, no more is read
-    than what the index says. Raises RegistryError, or ImageError for a layout on disk.
+    than what the index says. `attached`: compatibility artifacts are looked for, too, with one
+    request for each image. Raises RegistryError, or ImageError for a layout on disk.
     """
     warnings = Warnings()
     budget = quick_budget(max(access.left, 0.0))
@@ -105,7 +111,12 @@ def read(
         (m.config.digest for m in found.manifests if oci.is_digest(m.config.digest)), False
     )
     configs = Configs(opened.blobs, warnings, allowance)
-    made = {m.digest: _variant(m, opened.blobs, configs, strengths) for m in found.manifests}
+    noted = _noted(opened, [m.digest for m in found.manifests]) if attached else {}
+    said = [w for notes in noted.values() for w in notes.warnings]
+    made = {}
+    for one in found.manifests:
+        notes = noted.get(one.digest, compat.NOTHING)
+        made[one.digest] = _variant(one, opened.blobs, configs, strengths, notes, said)
     made |= {d.digest: _not_read(d, strengths) for d in passed.values()}
     order = [d.digest for d in below] + [m.digest for m in found.manifests]
     variants = tuple(made[digest] for digest in dict.fromkeys(order) if digest in made)
@@ -115,7 +126,25 @@ def read(
         why = found.problems[0] if found.problems else "there is no image in it"
         raise RegistryError(f"{reference}: {clean(why, 300)}", BROKEN)
     late = any(problem.passing for problem in opened.problems.values())
-    return Offer(opened.digest, variants, tuple(warnings), late or access.left <= 0, opened.plain)
+    late = late or access.left <= 0 or any(one.partial for one in noted.values())
+    plain = opened.registry is not None and opened.registry.plain
+    return Offer(opened.digest, variants, tuple(dict.fromkeys((*warnings, *said))), late, plain)
+
+
+def _noted(opened: _Opened, digests: Sequence[str]) -> dict[str, Notes]:
+    """Return what is attached to each image, and to the index that has them all.
+
+    It may take half of the time that is left: what the images say themselves comes first.
+    """
+    registry = opened.registry
+    if registry is None:
+        return {}
+    whole = registry.access
+    registry.access = whole._replace(until=whole.until - max(whole.left, 0.0) / 2)
+    found = compat.of_all(registry, (opened.digest, *digests))
+    registry.access = whole
+    of_index = found.pop(opened.digest, compat.NOTHING) if opened.digest not in digests else None
+    return {d: (of_index or compat.NOTHING) + found.get(d, compat.NOTHING) for d in digests}
 
 
 def _open(reference: Reference, access: Access, warnings: Warnings, budget: Budget) -> _Opened:
@@ -135,7 +164,7 @@ def _open(reference: Reference, access: Access, warnings: Warnings, budget: Budg
     return _Opened(
         *(top.digest, document, blobs, blobs.problems),
         lambda wanted, manifests: blobs.prefetch(wanted, manifests=manifests),
-        plain=registry.plain,
+        registry=registry,
     )
 
 
@@ -194,16 +223,23 @@ def _variant(
     blobs: oci.Blobs,
     configs: Configs,
     strengths: Mapping[str, str] | None,
+    notes: Notes,
+    said: list[str],
 ) -> Variant:
     warnings = Warnings()
     is_sif = manifest.config.media_type == oci.SIF_CONFIG
     config = Config() if is_sif else configs.of(manifest)
     content = _Unread("registry", "image", blobs, warnings)
-    content.be(manifest, config)
+    annotations = {**dict(notes.attributes), **manifest.annotations}
+    content.be(manifest._replace(annotations=annotations), config)
     if is_sif:
         content.filesystem, content.filesystem_source = "sif", "OCI manifest"
     image = Image(_Nowhere(), content, warnings, quick_budget())  # type: ignore[arg-type]
     facts = [f for f in evidence.read(image).facts if f.key not in ("format", "signed")]
+    family = next((f.value for f in facts if f.key == "arch"), "")
+    more, left = notes.facts(family)
+    facts += more
+    said += left
     stated = content.architectures[0] if content.architectures else None
     return Variant(
         manifest.digest,

@@ -52,7 +52,7 @@ def get(
     from slurm_cmeta.registry.errors import RegistryError
 
     try:
-        found = offer.read(reference, access, strengths, families)
+        found = offer.read(reference, access, strengths, families, attached=True)
     except RegistryError as problem:
         if known is None or not problem.passing:
             raise

@@ -42,9 +42,9 @@ def read_reference(
     access = Access.within(seconds, plain_http=config.registry_plain_http)
     offer, asked = offers.get(reference, access, strengths, families, kept, max_age)
     lasting = not offer.partial and asked is not None
-    return _report(
-        text, reference, offer, strengths, int(asked or 0) + max_age if lasting else None
-    )
+    until = int(asked or 0) + max_age if lasting else None
+    report = _report(text, reference, offer, strengths, until)
+    return report if asked is not None else report._replace(stale=offer.warnings[-1])
 
 
 def _report(

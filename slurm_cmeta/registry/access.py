@@ -55,6 +55,22 @@ def is_loopback(server: str) -> bool:
     return host in _LOOPBACK or (numeric and parts[0] == "127")
 
 
+def authorities(server: str) -> list[str]:
+    """Return the files in which a site keeps the certificates that it trusts for a server."""
+    return [path for path in _certificates(server) if path.endswith(".crt")]
+
+
+def _certificates(server: str) -> list[str]:
+    found = []
+    for directory in CERTIFICATES:
+        place = f"{directory}/{server}"
+        try:
+            found += [f"{place}/{name}" for name in sorted(os.listdir(place))]
+        except OSError:
+            continue
+    return found
+
+
 def trust(server: str) -> ssl.SSLContext:
     """Return what TLS trusts: the system's store and $SSL_CERT_FILE, and the site's certificates
     for that server. Client certificates are taken from there, too (NAME.cert with NAME.key).
@@ -62,19 +78,17 @@ def trust(server: str) -> ssl.SSLContext:
     import ssl
 
     context = ssl.create_default_context()
-    for directory in CERTIFICATES:
-        place = f"{directory}/{server}"
+    # Python 3.13 refuses CAs without the extension keyUsage, which sites have, and which skopeo and
+    # Apptainer take.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    files = _certificates(server)
+    for path in files:
+        key = f"{path.removesuffix('.cert')}.key"
         try:
-            names = sorted(os.listdir(place))
-        except OSError:
-            continue
-        for name in names:
-            path = f"{place}/{name}"
-            try:
-                if name.endswith(".crt"):
-                    context.load_verify_locations(path)
-                elif name.endswith(".cert") and f"{name[:-4]}key" in names:
-                    context.load_cert_chain(path, f"{path[:-4]}key")
-            except (OSError, ssl.SSLError):
-                continue  # one that cannot be read does not help, and spoils nothing
+            if path.endswith(".crt"):
+                context.load_verify_locations(path)
+            elif path.endswith(".cert") and key in files:
+                context.load_cert_chain(path, key)
+        except (OSError, ssl.SSLError):
+            continue  # one that cannot be read does not help, and spoils nothing
     return context

@@ -70,6 +70,7 @@ class Registry:
         self._server: Server | None = None
         self._idle: list[Connection] = []
         self._authorization = ""
+        self._no_referrers = False
         self._credentials: credentials.Credentials | None = None
 
     # --- what it holds ---------------------------------------------------------------------------
@@ -81,6 +82,8 @@ class Registry:
         name = name or self.reference.digest or self.reference.tag
         path = f"/v2/{self.reference.repository}/manifests/{name}"
         data, headers = self._read(path, MAX_JSON, "the manifest", _ACCEPT)
+        if headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise self._error("the registry answers with a web page: check the name", BROKEN)
         stated = headers.get("Docker-Content-Digest", "")
         wanted = name if is_digest(name) else stated if is_digest(stated) else ""
         if wanted and not verify(data, wanted):
@@ -108,20 +111,21 @@ class Registry:
         its place; one that has neither has nothing attached. Raises RegistryError.
         """
         base = f"/v2/{self.reference.repository}"
-        for path in (
-            f"{base}/referrers/{digest}",
-            f"{base}/manifests/{digest.replace(':', '-')}",
-        ):
+        tag = f"{base}/manifests/{digest.replace(':', '-')}"
+        for path in (f"{base}/referrers/{digest}", tag)[self._no_referrers :]:
             try:
                 data, _ = self._read(path, MAX_JSON, "the list of referrers", INDEXES[0])
                 listed = load(data).get("manifests")
             except RegistryError as problem:
-                if problem.kind in (MISSING, BROKEN, DENIED):
-                    continue
-                raise
+                if problem.kind not in (MISSING, BROKEN, DENIED):
+                    raise
+                self._no_referrers |= path != tag and problem.kind == MISSING
+                continue
             except DocumentError:
                 continue
-            found = [one for one in listed if isinstance(one, dict)] if listed else []
+            found = (
+                [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+            )
             return [
                 one
                 for one in found[:MAX_REFERRERS]
@@ -148,10 +152,10 @@ class Registry:
         stated = answer.response.headers.get("Content-Length", "")
         size = 0
         try:
-            while piece := answer.response.read(PIECE):
+            while piece := self._piece(answer):
                 size += len(piece)
                 yield piece
-        except (OSError, http.client.HTTPException, ValueError) as problem:
+        except (RequestError, OSError, http.client.HTTPException, ValueError) as problem:
             answer.connection.close()
             failed = failure(problem)
             raise self._error(f"the blob: {failed}", failed.kind) from None
@@ -159,6 +163,10 @@ class Registry:
             answer.connection.close()
             raise self._error(f"the blob broke off after {size} of {stated} bytes", DOWN)
         self.release(answer)
+
+    def _piece(self, answer: Answer) -> bytes:
+        answer.connection.expect(PIECE)
+        return answer.response.read(PIECE)
 
     @property
     def plain(self) -> bool:
@@ -173,7 +181,7 @@ class Registry:
     def _read(self, path: str, limit: int, what: str, accept: str) -> tuple[bytes, Any]:
         answer = self._open("GET", path, {"Accept": accept}, what)
         try:
-            data = body(answer.response, limit)
+            data = body(answer.response, limit, answer.connection)
         except RequestError as problem:
             answer.connection.close()
             raise self._error(f"{what} {problem}", problem.kind) from None
@@ -193,7 +201,8 @@ class Registry:
             challenge = answer.response.headers.get("WWW-Authenticate", "")
             patience = answer.response.headers.get("Retry-After", "")
             answer.connection.close()
-            if status == 401 and challenge and not tried:
+            own_word = answer.connection.server == self._found_server()
+            if status == 401 and challenge and own_word and not tried:
                 tried = True
                 self._authorization = self._authorized(token.read(challenge), what)
                 continue
@@ -336,7 +345,7 @@ class Registry:
                 connection = self._connect(server)
                 response = connection.ask("GET", f"{path}?{joint}{query}", headers, self.access)
             status = response.status
-            data = body(response, MAX_JSON) if status == 200 else b""
+            data = body(response, MAX_JSON, connection) if status == 200 else b""
             connection.close()
         except RequestError as problem:
             raise self._error(f"its token server: {problem}", problem.kind) from None

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 
+from slurm_cmeta.errors import ImageError
+from slurm_cmeta.image.reader import Reader
 from slurm_cmeta.record import TYPE_CHECKING, NamedTuple
 from slurm_cmeta.registry.reference import HUB
 
@@ -82,11 +84,19 @@ def files() -> Iterator[str]:
             yield f"{own}/docker-config.json"
 
 
+def entry(own: Credentials) -> dict[str, str]:
+    """Return credentials as such a file has them."""
+    import base64
+
+    pair = base64.b64encode(f"{own.name}:{own.password}".encode()).decode("ascii")
+    return {"identitytoken": own.token, "auth": pair} if own.token else {"auth": pair}
+
+
 def _in_file(path: str, reference: Reference, access: Access) -> Credentials | None:
     try:
-        with open(path, "rb") as file:
-            document = json.loads(file.read(MAX_FILE))
-    except (OSError, ValueError, RecursionError):
+        reader = Reader(path)  # which waits for no FIFO
+        document = json.loads(reader.read(0, min(reader.size, MAX_FILE)))
+    except (ImageError, ValueError, RecursionError):
         return None  # a file that others can read, and that they complain of
     if not isinstance(document, dict):
         return None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from slurm_cmeta.registry.access import Access
 
 PIECE = 64 * 1024
+MAX_AROUND = 2 * PIECE
+"""Bytes of an answer's head, or around the chunks of its body."""
 CONNECT = 10.0
 """Seconds for one attempt to connect, where there are several addresses."""
 
@@ -57,6 +59,8 @@ class Timed:
     def __init__(self, sock: socket.socket, access: Access) -> None:
         self.sock = sock
         self.access = access
+        self.room = 0
+        """Bytes that may still come: http.client takes a chunk of -1 bytes for all that comes."""
 
     def arm(self) -> None:
         """Let the next wait take no longer than what is left."""
@@ -88,7 +92,11 @@ class _Incoming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._timed.arm()
-        return self._timed.sock.recv_into(buffer)
+        if self._timed.room <= 0:
+            raise RequestError("it sends more than can be of use", BROKEN)
+        got = self._timed.sock.recv_into(buffer)
+        self._timed.room -= got
+        return got
 
 
 class Connection:
@@ -137,10 +145,15 @@ class Connection:
             if form is not None:
                 self._client.putheader("Content-Length", str(len(form)))
             self._client.endheaders(form)
+            self.expect(0)
             return self._client.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as problem:
             self.close()
             raise failure(problem) from None
+
+    def expect(self, size: int) -> None:
+        """Let `size` bytes come, and what heads and chunks have around them."""
+        self._timed.room = size + MAX_AROUND
 
     def close(self) -> None:
         """Close the connection."""
@@ -148,8 +161,9 @@ class Connection:
         self._timed.close()
 
 
-def body(answer: http.client.HTTPResponse, limit: int) -> bytes:
+def body(answer: http.client.HTTPResponse, limit: int, connection: Connection) -> bytes:
     """Return the answer's body; raise RequestError where it is too long, or breaks off."""
+    connection.expect(limit)
     stated = answer.headers.get("Content-Length", "")
     if stated.isdecimal() and int(stated[:18]) > limit:
         raise RequestError(f"has {stated[:18]} bytes, more than {limit}", BROKEN)

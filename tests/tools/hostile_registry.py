@@ -95,6 +95,13 @@ def odd_chunks(request: Request) -> None:
     request.close_connection = True
 
 
+def negative_chunk(request: Request) -> None:
+    """State a chunk of less than nothing, and send 100 MB."""
+    request.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n")
+    for _ in range(1000):
+        request.wfile.write(b"[" * 100_000)
+
+
 def no_http(request: Request) -> None:
     request.wfile.write(b"\x16\x03\x01 hello\r\n")
     request.close_connection = True

@@ -25,6 +25,8 @@ class Made(NamedTuple):
     annotations: Mapping[str, str] = {}
     truly: str = ""
     """The architecture of its programs, where it is not the one that is stated."""
+    listed: str = ""
+    """The architecture that the index states, where its configuration states another."""
 
     @property
     def name(self) -> str:
@@ -43,6 +45,18 @@ def layout(place: Path, made: Sequence[Made]) -> Path:
     return place
 
 
+def digests(place: Path) -> list[tuple[str, str]]:
+    """Return the digests of each image's manifest and configuration, in the order of the index."""
+
+    def load(digest: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((place / "blobs" / digest.replace(":", "/")).read_text())
+        return found
+
+    top = json.loads((place / "index.json").read_text())["manifests"][0]["digest"]
+    manifests = [entry["digest"] for entry in load(top)["manifests"]]
+    return [(digest, load(digest)["config"]["digest"]) for digest in manifests]
+
+
 def _image(place: Path, made: Made) -> dict[str, Any]:
     layer = _layer(place, made)
     config = {
@@ -59,7 +73,7 @@ def _image(place: Path, made: Made) -> dict[str, Any]:
         "layers": [layer],
         "annotations": dict(made.annotations),
     }
-    platform = {"architecture": made.architecture, "os": "linux"}
+    platform = {"architecture": made.listed or made.architecture, "os": "linux"}
     if made.variant:
         platform["variant"] = made.variant
     return {**_blob(place, manifest, MANIFEST), "platform": platform}

@@ -18,6 +18,7 @@ from slurm_cmeta.cli.main import parser
 from slurm_cmeta.cluster import snapshot
 from slurm_cmeta.evidence.resources import mebibytes
 from slurm_cmeta.node import keys, site
+from slurm_cmeta.pull import store, tools
 from slurm_cmeta.report import totals
 from slurm_cmeta.settings import SETTINGS
 from slurm_cmeta.submission import read_image
@@ -26,7 +27,7 @@ from slurm_cmeta.vocabulary import spellings
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MAN = sorted((DOCS / "man").glob("*.[158]"))
-TO_COME = {"doctor.md", "pull.md"}
+TO_COME = {"doctor.md"}
 """Pages that are being written; links to them are there already."""
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 
@@ -70,7 +71,7 @@ def indented(page: str) -> str:
 
 def test_every_plugstack_key_is_documented() -> None:
     keys = re.findall(r'value_of\(argument, "(\w+)"\)', read("spank/settings.c"))
-    assert len(keys) == 9
+    assert len(keys) == 13
     table, page = read("docs/plugstack.md"), man("slurm-cmeta.8")
     for key in keys:
         assert row(table, key)
@@ -89,6 +90,21 @@ def test_the_defaults_of_the_deadline_are_the_documented_ones() -> None:
     described = entry(man("slurm-cmeta.8"), "deadline=")
     assert f"Default: {default}." in described
     assert f"at most {most};" in described
+
+
+def test_the_defaults_of_a_pull_are_the_documented_ones() -> None:
+    table, page = read("docs/plugstack.md"), man("slurm-cmeta.8")
+    found = re.search(r"DEFAULT_TIMEOUT_S = (\d+)", read("spank/pull.c"))
+    base = re.search(r'DEFAULT_STORE\[\] = "([^"]+)"', read("spank/pull.c"))
+    assert found
+    assert base
+    assert base[1] == store.BASE
+    size = f"{store.MAX_SIZE >> 30}G"
+    for key, value in (("pull_timeout", found[1]), ("store", base[1]), ("store_size", size)):
+        assert f"| `{value}` |" in row(table, key)
+        assert value in entry(page, f"{key}=")
+    assert tools.MEMORY == "256M"
+    assert "gets 256 MiB" in read("docs/store.md")
 
 
 def test_every_mode_is_documented() -> None:

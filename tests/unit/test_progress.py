@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from sif_files import build, partition
 
-from slurm_cmeta.cli.progress import Progress
+from slurm_cmeta.cli import progress as lines
+from slurm_cmeta.cli.progress import Fetching, Progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,22 @@ def test_nothing_where_nobody_reads_it() -> None:
     progress(5, 10)
     progress.done()
     assert stream.getvalue() == ""
+
+
+def test_what_is_fetched_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "REDRAW_SECONDS", 0)
+    terminal = Terminal()
+    fetching = Fetching("a\x1b.sif", terminal)
+    fetching(3 << 20, 40 << 20)
+    fetching(0, 40 << 20)
+    shown = "cmeta: fetching a\\x1b.sif: 3 of 40 MiB, 0 s"
+    other = "cmeta: fetching a\\x1b.sif: 40 MiB, 0 s".ljust(len(shown))
+    assert terminal.getvalue() == f"\r{shown}\r{other}"
+    fetching.done()
+    assert terminal.getvalue().endswith(f"\r{' ' * len(shown)}\r")
+    silent = io.StringIO()
+    Fetching("a.sif", silent)(1, 2)
+    assert silent.getvalue() == ""
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import sys
 import time
@@ -19,6 +20,7 @@ assert str(TOOLS) in sys.path
 import hostile_registry as hostile  # noqa: E402
 
 from slurm_cmeta.pull.offer import read  # noqa: E402
+from slurm_cmeta.registry import credentials  # noqa: E402
 from slurm_cmeta.registry.access import Access, is_loopback  # noqa: E402
 from slurm_cmeta.registry.errors import (  # noqa: E402
     BROKEN,
@@ -66,6 +68,8 @@ CASES: dict[str, tuple[Callable[[hostile.Request], None], str, str]] = {
     "sends a long header": (hostile.long_header, BROKEN, "no HTTP"),
     "sends many headers": (hostile.many_headers, BROKEN, "no HTTP"),
     "sends odd chunks": (hostile.odd_chunks, DOWN, "broke"),
+    "sends a chunk of -1": (hostile.negative_chunk, BROKEN, "more than can be of use"),
+    "has a web page": (hostile.document(b"<html>", Content_Type="text/html"), BROKEN, "web page"),
     "speaks no HTTP": (hostile.no_http, BROKEN, "no HTTP"),
     "is in trouble": (hostile.status(500), DOWN, "in trouble (500)"),
     "has an outage": (hostile.status(503), DOWN, "in trouble (503)"),
@@ -187,6 +191,31 @@ def test_what_a_registry_is_told_is_told_nobody_else() -> None:
     assert [path for path, _ in other.requests] == ["/x"]
     assert "Authorization" not in other.requests[0][1]
     assert any("Authorization" in headers for _, headers in server.requests)
+
+
+def test_whom_one_is_sent_to_cannot_ask_for_a_login() -> None:
+    """Its challenge would name any server as the one that checks the registry's passwords."""
+
+    def ask(request: hostile.Request) -> None:
+        bearer = f'Bearer realm="http://{other.address}/token",service="s"'
+        hostile.reply(request, 401, b"", {"WWW-Authenticate": bearer})
+
+    with hostile.Hostile(ask) as other:
+        act = hostile.redirected(f"http://{other.address}/x")
+        with hostile.Hostile(act) as server, pytest.raises(RegistryError) as problem:  # noqa: PT012
+            access = Access.within(5, plain_http=[server.address])
+            read(parse(f"docker://{server.address}/app"), access)
+    assert problem.value.kind == DENIED
+    assert [path for path, _ in other.requests] == ["/x"]
+    assert "Authorization" not in other.requests[0][1]
+
+
+def test_a_fifo_of_credentials_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APPTAINER_DOCKER_USERNAME")
+    (home / ".docker").mkdir()
+    os.mkfifo(home / ".docker/config.json")
+    found = credentials.find(parse("docker://registry.invalid/app"), Access.within(1))
+    assert found == credentials.NOBODY
 
 
 def test_nothing_packed_is_asked_for_and_no_other_scope() -> None:

@@ -432,3 +432,42 @@ def test_what_counts_for_jobs_may_stand_in_an_include(tmp_path: Path) -> None:
     (tmp_path / "slurm.conf").write_text("ClusterName=a\nInclude plugins.conf\n")
     (tmp_path / "plugins.conf").write_text("JobSubmitPlugins=lua\nDefMemPerNode=1\n")
     assert slurmconf.read(str(tmp_path / "slurm.conf")).hints == (False, True, True)
+
+
+LINES = st.sampled_from(
+    [
+        *("NodeName=n1 Features=a", "NodeName=n2 Features=a", "NodeName=n3 Features=a"),
+        *("NodeName=n4  Features=a", "NodeName=n5 Features=a # text", "nodename=n6 Features=a"),
+        *("NodeName=n7 Features=b", "NodeName=m[1-2] Features=a", "NodeName=x-1 Features=a"),
+        *(
+            "NodeName=DEFAULT Features=a",
+            "NodeName=DEFAULT Features=c",
+            "NodeName=n8",
+            "NodeName=n9",
+        ),
+        *(
+            "NodeName=ALL Features=a",
+            "NodeName= Features=a",
+            "NodeName=n10 \\",
+            "Features=a",
+            "# b",
+        ),
+        *("NodeName=n11 Features=a State=FUTURE", "NodeName=n12 Features=a RealMemory=5", ""),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(lines=st.lists(LINES, max_size=12))
+def test_lines_that_are_read_together_say_what_each_says(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    path = write(tmp_path_factory.mktemp("together"), HEAD + "\n".join(lines))
+
+    def outcome(*, exact: bool) -> object:
+        try:
+            return confnodes.read(slurmconf.read(path, exact=exact))
+        except ClusterError as error:
+            return str(error)
+
+    assert outcome(exact=False) == outcome(exact=True)
