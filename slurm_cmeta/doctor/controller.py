@@ -29,7 +29,7 @@ def look(conf: SlurmConf, roles: Sequence[str]) -> Iterator[Finding]:
     """Yield what is to be said of the controller's half, on the controller itself."""
     plugins = conf.options.get("jobsubmitplugins", "").split(",")
     if "lua" not in plugins:
-        why = "JobSubmitPlugins has no lua: decisions are not checked, and REST jobs are not looked at"
+        why = "JobSubmitPlugins has no lua: decisions are not checked, REST jobs not looked at"
         yield Finding(NOTE, "controller", why, f"add JobSubmitPlugins=lua to {conf.path}")
         return
     if CONTROLLER not in roles:
@@ -72,12 +72,13 @@ def _modules(script: str, pattern: str) -> Iterator[Finding]:
         yield Finding(NOTE, "controller", f"{clean(directory)}: not loaded here, for want of a lua")
         return
     code = (
-        "slurm = {} package.path = arg[1] local m = require('cmeta') "
+        "slurm = {} package.path = os.getenv('CMETA_PATH') local m = require('cmeta') "
         "assert(m.ensure and m.modify) print(m.version)"
     )
     try:
         done = subprocess.run(
-            [lua, "-e", f"arg = {{'{directory}/?.lua'}} {code}"] if "'" not in directory else [lua, "-v"],
+            [lua, "-e", code],
+            env={**os.environ, "CMETA_PATH": f"{directory}/?.lua"},
             capture_output=True,
             text=True,
             timeout=10,
@@ -90,7 +91,8 @@ def _modules(script: str, pattern: str) -> Iterator[Finding]:
         why = f"{clean(directory)}/cmeta.lua cannot be loaded ({last}): jobs are left as they are"
         yield Finding(ERROR, "controller", why, "make install on the controller")
     elif done.stdout.strip() not in ("", __version__):
-        why = f"{clean(directory)}/cmeta.lua is of release {clean(done.stdout.strip(), 40)}, the package of {__version__}"
+        version = clean(done.stdout.strip(), 40)
+        why = f"{clean(directory)}/cmeta.lua is of release {version}, the package of {__version__}"
         yield Finding(WARNING, "controller", why, "install both of the same release")
     else:
         yield Finding(OK, "controller", f"{clean(script)} loads {clean(directory)}/cmeta.lua")

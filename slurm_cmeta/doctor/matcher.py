@@ -31,12 +31,18 @@ def beside(name: str) -> str:
 
 def look(line: Line | None, slurm_conf: str) -> Iterator[Finding]:
     """Yield what is to be said of the matcher that the plugin runs."""
-    program = (line.value("matcher") if line else "") or beside("cmeta-decide") or "/usr/local/bin/cmeta-decide"
+    program = (
+        (line.value("matcher") if line else "")
+        or beside("cmeta-decide")
+        or "/usr/local/bin/cmeta-decide"
+    )
     try:
         done = _run(program, "--version")
     except OSError as problem:
         why = f"{clean(program)} cannot be run ({problem.strerror}): jobs are submitted as they are"
-        yield Finding(ERROR, "matcher", why, "make install here, or correct matcher= in plugstack.conf")
+        yield Finding(
+            ERROR, "matcher", why, "make install here, or correct matcher= in plugstack.conf"
+        )
         return
     except subprocess.TimeoutExpired:
         yield Finding(ERROR, "matcher", f"{clean(program)} does not answer", f"{program} --version")
@@ -66,7 +72,9 @@ def _modules(program: str) -> Iterator[Finding]:
         squashfs._library()
     except squashfs.NotReadableError as problem:
         why = f"images are not looked into: the squashfs {clean(str(problem), 200)}"
-        mend = "apt install libsquashfs1 python3-cffi-backend (EPEL: squashfs-tools-ng python3-cffi)"
+        mend = (
+            "apt install libsquashfs1 python3-cffi-backend (EPEL: squashfs-tools-ng python3-cffi)"
+        )
         yield Finding(WARNING, "matcher", why, mend)
 
 
@@ -80,16 +88,20 @@ def _answer(program: str, slurm_conf: str) -> Iterator[Finding]:
         try:
             done = _run(program, "--image", image, "--slurm-conf", slurm_conf)
         except (OSError, subprocess.TimeoutExpired):
-            yield Finding(ERROR, "matcher", f"{clean(program)} gives no answer", f"{program} --help")
+            yield Finding(
+                ERROR, "matcher", f"{clean(program)} gives no answer", f"{program} --help"
+            )
             return
         spent = time.monotonic() - begun
     if not done.stdout.startswith("cmeta 1\n") or not done.stdout.endswith("\nend\n"):
-        yield Finding(ERROR, "matcher", f"{clean(program)} gives no valid answer", f"{program} --help")
+        yield Finding(
+            ERROR, "matcher", f"{clean(program)} gives no valid answer", f"{program} --help"
+        )
         return
-    if "is not an image" not in done.stdout and "image" not in done.stdout:
-        yield Finding(WARNING, "matcher", f"{clean(program)} answers oddly", f"{program} --help")
     if spent > SLOW:
         why = f"{clean(program)} takes {spent:.1f} s; the plugin waits for 2 s by default"
-        yield Finding(WARNING, "matcher", why, "put the package on a local disk, or raise deadline=")
+        yield Finding(
+            WARNING, "matcher", why, "put the package on a local disk, or raise deadline="
+        )
     else:
         yield Finding(OK, "matcher", f"{clean(program)} answers in {spent * 1000:.0f} ms")

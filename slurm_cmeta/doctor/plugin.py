@@ -86,7 +86,9 @@ def _file(line: Line, conf: SlurmConf) -> Iterator[Finding]:
     path = _where(line.plugin, conf)
     if path is None:
         why = f"{clean(line.plugin)} is in none of Slurm's plugin directories"
-        yield Finding(ERROR, "plugin", why, "make install, or install the package slurm-cmeta-plugin")
+        yield Finding(
+            ERROR, "plugin", why, "make install, or install the package slurm-cmeta-plugin"
+        )
         return
     try:
         with open(path, "rb") as file:
@@ -114,7 +116,12 @@ def _where(name: str, conf: SlurmConf) -> str | None:
     if name.startswith("/"):
         return name if os.path.exists(name) else None
     stated = conf.options.get("plugindir", "")
-    usual = (*glob.glob("/usr/lib/*/slurm*"), "/usr/lib64/slurm", "/usr/lib/slurm", "/usr/local/lib/slurm")
+    usual = (
+        *glob.glob("/usr/lib/*/slurm*"),
+        "/usr/lib64/slurm",
+        "/usr/lib/slurm",
+        "/usr/local/lib/slurm",
+    )
     for directory in (*stated.split(":"), *usual):
         path = f"{directory}/{name}"
         if directory and os.path.exists(path):
@@ -142,4 +149,6 @@ def _helper(line: Line) -> Iterator[Finding]:
     path = line.value("run") or beside("../libexec/slurm-cmeta/cmeta-run")
     if path and not os.access(path, os.X_OK):
         why = f"{clean(path)} cannot be run: no job starts inside its image here"
-        yield Finding(ERROR, "plugin", why, "make install on this node, or correct run= in plugstack.conf")
+        yield Finding(
+            ERROR, "plugin", why, "make install on this node, or correct run= in plugstack.conf"
+        )

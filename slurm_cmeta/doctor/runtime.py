@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
     from slurm_cmeta.doctor.plugin import Line
 
-_RIGHTS = "sysctl user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1, or install apptainer-suid"
+_RIGHTS = (
+    "sysctl user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1, "
+    "or install apptainer-suid"
+)
 
 
 def look(line: Line | None) -> Iterator[Finding]:
@@ -24,8 +27,10 @@ def look(line: Line | None) -> Iterator[Finding]:
     programs = [f"{name} {v}" for name in runtime.RUNTIMES for v in found.values(name)]
     stated = line.value("runtime") if line else ""
     if not programs and not stated:
-        why = "neither apptainer nor singularity is in the usual places: no job starts in its image here"
-        yield Finding(ERROR, "runtime", why, "install Apptainer, or name it: runtime= in plugstack.conf")
+        why = "neither apptainer nor singularity is in the usual places: no image is run here"
+        yield Finding(
+            ERROR, "runtime", why, "install Apptainer, or name it: runtime= in plugstack.conf"
+        )
         return
     if found.warnings:
         for warning in found.warnings:

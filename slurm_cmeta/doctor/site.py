@@ -20,20 +20,30 @@ def look(slurm_conf: str, config_path: str | None) -> Iterator[Finding]:
     try:
         settings = config.load(config_path, slurm_conf)
     except ConfigError as problem:
-        yield Finding(ERROR, "site", f"{problem}: jobs are submitted as they are", "cmeta check-config")
+        yield Finding(
+            ERROR, "site", f"{problem}: jobs are submitted as they are", "cmeta check-config"
+        )
         return
     where = settings.path or "no cmeta.yaml"
-    yield Finding(OK, "site", f"{clean(where)}: jobs that no node can run: {settings.values['on_mismatch']}")
+    yield Finding(
+        OK, "site", f"{clean(where)}: jobs that no node can run: {settings.values['on_mismatch']}"
+    )
     try:
         cluster = source.configured(settings, slurm_conf)
     except ClusterError as problem:
-        mend = "cmeta nodes --live --snapshot FILE" if settings.nodes_source == "snapshot" else "cmeta nodes"
+        mend = (
+            "cmeta nodes --live --snapshot FILE"
+            if settings.nodes_source == "snapshot"
+            else "cmeta nodes"
+        )
         yield Finding(ERROR, "nodes", f"{problem}: jobs are submitted as they are", mend)
         return
-    for warned in check.warnings(settings, cluster):
+    for warned in check.warnings(settings, slurm_conf, cluster):
         place = f"{settings.path}:{warned.line}: " if warned.line else ""
         name = f"{warned.name}: " if warned.name else ""
-        yield Finding(WARNING, "site", clean(f"{place}{name}{warned.text}", 400), "cmeta check-config")
+        yield Finding(
+            WARNING, "site", clean(f"{place}{name}{warned.text}", 400), "cmeta check-config"
+        )
     if cluster.stale:
         mend = "cmeta nodes --live --snapshot FILE, from a timer (etc/systemd)"
         yield Finding(WARNING, "nodes", cluster.stale, mend)

@@ -24,11 +24,12 @@ def look(path: str) -> tuple[SlurmConf | None, list[Finding]]:
         mend = f"chmod a+r {path}, or name it: cmeta doctor --slurm-conf FILE"
         return None, [Finding(ERROR, "slurm", str(problem), mend)]
     name = clean(conf.cluster_name or "without a name")
-    return conf, [Finding(OK, "slurm", f"{clean(path)}: cluster {name}, {len(conf.nodes)} lines of nodes")]
+    text = f"{clean(path)}: cluster {name}, {len(conf.nodes)} lines of nodes"
+    return conf, [Finding(OK, "slurm", text)]
 
 
 def roles(conf: SlurmConf) -> list[str]:
-    """Return what this host is, by its name in slurm.conf; a login node where it is nothing else."""
+    """Return what this host is by its name in slurm.conf; a login node if it is nothing else."""
     here = {os.uname().nodename, os.uname().nodename.partition(".")[0]}
     here.add(os.environ.get("SLURMD_NODENAME", "") or os.uname().nodename)
     found = []
