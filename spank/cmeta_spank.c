@@ -3,6 +3,7 @@
  * From remote context nothing ever returns an error: it would drain the node. */
 #include <stdlib.h>
 
+#include <slurm/slurm.h>
 #include <slurm/spank.h>
 
 #include "settings.h"
@@ -11,6 +12,17 @@
 #include "text.h"
 
 SPANK_PLUGIN(cmeta, 1)
+
+#define DIGITS(number) '0' + (number) / 10 % 10, '0' + (number) % 10
+
+/* What `cmeta doctor` looks for in the file, without loading it: slurm_cmeta/doctor/plugin.py. */
+static const struct {
+	char text[sizeof("cmeta_spank " CMETA_VERSION " for Slurm ") - 1];
+	char release[6];
+} mark __attribute__((used)) = {
+	"cmeta_spank " CMETA_VERSION " for Slurm ",
+	{DIGITS(SLURM_VERSION_NUMBER >> 16 & 0xff), '.', DIGITS(SLURM_VERSION_NUMBER >> 8 & 0xff), '\0'},
+};
 
 static enum cmeta_mode chosen_mode; /* --cmeta= on the command line or in #SBATCH */
 

@@ -56,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--gpus", default="", metavar="N", help="the job's own --gpus; none is added then"
     )
+    parser.add_argument("--gres", default="", metavar="LIST", help="the job's own --gres")
     parser.add_argument(
         "--lines", action="store_true", help="print one option a line, for bash's mapfile"
     )
@@ -66,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the options and return the exit code."""
     # Nothing is known of the job's size, so that no preference is made: slurmctld refuses a job
     # that the preferred nodes alone could not hold.
-    found = matching.answer(
-        args, memory=bool(args.mem), gpus=bool(args.gpus), shape=Shape(odd=True)
-    )
+    gpus = bool(args.gpus) or "gpu" in args.gres
+    found = matching.answer(args, memory=bool(args.mem), gpus=gpus, shape=Shape(odd=True))
     for message in found.decision.messages:
         print(f"cmeta: {message}", file=sys.stderr)
     if found.refused:
@@ -95,7 +95,7 @@ def _options(args: argparse.Namespace, decision: Decision) -> Iterator[str]:
         "exclude": exclude if args.lines else _plain(exclude),
         "mem": args.mem or ("" if decision.memory is None else f"{decision.memory}M"),
         "gpus": args.gpus,
-        "gres": decision.gres or "",
+        "gres": ",".join(filter(None, (args.gres, decision.gres))),
     }
     return (f"--{name}={value}" for name, value in values.items() if value)
 

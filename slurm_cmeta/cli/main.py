@@ -7,7 +7,7 @@ import sys
 
 from slurm_cmeta import __version__
 from slurm_cmeta.cli import args as options_for_sbatch
-from slurm_cmeta.cli import check_config, inspect, match, nodes, pull, report, why
+from slurm_cmeta.cli import check_config, doctor, inspect, match, nodes, pull, report, why
 from slurm_cmeta.cli.ending import ended
 from slurm_cmeta.cli.parser import Parser
 
@@ -20,6 +20,7 @@ examples:
   cmeta why 1234                 what holds the pending job 1234 back
   cmeta nodes                    what the cluster's nodes are
   cmeta check-config             what the site has set, and mistakes in it
+  cmeta doctor                   what is wrong with this installation, and what mends it
   cmeta report                   what became of submissions
   sbatch --container=img.sif job.sh     what it is all for
 """
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     nodes.add_parser(subparsers)
     pull.add_parser(subparsers)
     check_config.add_parser(subparsers)
+    doctor.add_parser(subparsers)
     report.add_parser(subparsers)
     return top
 

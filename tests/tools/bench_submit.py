@@ -6,9 +6,9 @@ or, for slurmctld's own time, of what sdiag counts on two clusters that differ i
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -137,12 +137,20 @@ def _line_a_node(path: Path, conf: Path) -> Path:
 
 
 def _peak(argv: list[str]) -> float:
-    """Return the largest resident size of a command, in MB."""
-    pid = os.posix_spawn(
-        *(argv[0], argv, os.environ),
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    """Return the largest resident size of a command, in MB.
+
+    A small process starts it: what a process was before exec() counts as its own size.
+    """
+    launcher = """
+import os, sys
+null = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=null)
+print(os.wait4(pid, 0)[2].ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", launcher, *argv], capture_output=True, text=True, check=True
     )
-    return round(os.wait4(pid, 0)[2].ru_maxrss / 1024, 1)
+    return round(int(done.stdout) / 1024, 1)
 
 
 def _imports(argv: list[str]) -> dict[str, int]:

@@ -131,6 +131,21 @@ def test_a_gpu_that_the_site_adds(cluster: Path, tmp_path: Path) -> None:
     assert added.stdout == "--constraint=aarch64 --gres=gpu:1\n"
     own = args(gpu, "--slurm-conf", cluster, "--gpus", "2")
     assert own.stdout == "--constraint=aarch64 --gpus=2\n"
+    own = args(gpu, "--slurm-conf", cluster, "--gres", "gpu:2")
+    assert own.stdout == "--constraint=aarch64 --gres=gpu:2\n"
+    other = args(gpu, "--slurm-conf", cluster, "--gres", "nvme:1")
+    assert other.stdout == "--constraint=aarch64 --gres=nvme:1,gpu:1\n"
+
+
+def test_a_reference_is_taken_with_all_its_variants(cluster: Path, tmp_path: Path) -> None:
+    store = oci_files.Store()
+    layout = oci_files.write_layout(tmp_path / "layout", store, store.index(store.image("arm64")))
+    one = args(f"oci:{layout}", "--slurm-conf", cluster)
+    assert (one.returncode, one.stdout) == (0, "--constraint=aarch64\n")
+    store = oci_files.Store()
+    both = store.index(store.image("arm64"), store.image("amd64"))
+    layout = oci_files.write_layout(tmp_path / "both", store, both)
+    assert args(f"oci:{layout}", "--slurm-conf", cluster).stdout == ""
 
 
 def test_no_preference_is_made_and_the_users_own_is_kept_possible(
