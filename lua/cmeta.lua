@@ -43,9 +43,10 @@ local function handed_over(job_desc)
       return found
    end
    for i = 0, size - 1 do
-      local name, value = string.match(env[i] or "", "^CMETA_(%u+)=(.*)$")
-      if name then
-         found[name] = value
+      local entry = env[i]
+      local equals = entry and string.sub(entry, 1, 6) == "CMETA_" and string.find(entry, "=", 7, true)
+      if equals then
+         found[string.sub(entry, 7, equals - 1)] = string.sub(entry, equals + 1)
       end
    end
    return found
@@ -215,10 +216,8 @@ local function apply(job_desc, changes)
 end
 
 local function tell(told, who)
-   if told ~= "" then
-      say(told)
-      log(who .. ": " .. told)
-   end
+   say(told)
+   log(who .. ": " .. told)
 end
 
 -- What the image demands is kept with the job, for the day when the user changes its constraint. The
@@ -286,17 +285,23 @@ local function ensure(job_desc, options)
       return slurm.SUCCESS
    end
    local decision = handed_over(job_desc)
+   decision.OWN, decision.CONTAINER = job_desc.features, container -- whatever was handed over as such
    if not decision.VERDICT then
       local rc = without_decision(job_desc, options.on_missing or "accept")
+      decision.AFTER = decision.OWN
       return decisions.submitted(job_desc, decision, options, rc)
    end
-   decision.OWN = job_desc.features
    local done, features = pcall(known_features, options)
    if not done then
       log("warning: the snapshot is not looked at: " .. tostring(features))
       features = nil
    end
-   tell(apply(job_desc, changes_of(job_desc, decision, features)), "user " .. tostring(job_desc.user_id))
+   local changes = changes_of(job_desc, decision, features)
+   local told = next(changes) and apply(job_desc, changes) or ""
+   if told ~= "" then
+      tell(told, "user " .. tostring(job_desc.user_id))
+   end
+   decision.AFTER = changes.features or decision.OWN
    if (options.on_modify or "keep") == "keep" then
       record(job_desc, decision)
    end

@@ -65,7 +65,12 @@ def _modules(script: str, pattern: str) -> Iterator[Finding]:
         path = f"{directory}/{name}.lua"
         if not os.access(path, os.R_OK):
             why = f"{clean(path)} is missing: jobs are left as the client sent them"
-            yield Finding(ERROR, "controller", why, "make install on the controller")
+            yield Finding(
+                ERROR,
+                "controller",
+                why,
+                "install slurm-cmeta on the controller again (its package, or make install)",
+            )
             return
     lua = next((found for name in _LUAS if (found := shutil.which(name))), None)
     if lua is None:
@@ -89,7 +94,12 @@ def _modules(script: str, pattern: str) -> Iterator[Finding]:
     if done.returncode:
         last = clean((done.stderr.strip().splitlines() or ["no word"])[0], 200)
         why = f"{clean(directory)}/cmeta.lua cannot be loaded ({last}): jobs are left as they are"
-        yield Finding(ERROR, "controller", why, "make install on the controller")
+        yield Finding(
+            ERROR,
+            "controller",
+            why,
+            "install slurm-cmeta on the controller again (its package, or make install)",
+        )
     elif done.stdout.strip() not in ("", __version__):
         version = clean(done.stdout.strip(), 40)
         why = f"{clean(directory)}/cmeta.lua is of release {version}, the package of {__version__}"

@@ -41,7 +41,10 @@ def look(line: Line | None, slurm_conf: str) -> Iterator[Finding]:
     except OSError as problem:
         why = f"{clean(program)} cannot be run ({problem.strerror}): jobs are submitted as they are"
         yield Finding(
-            ERROR, "matcher", why, "make install here, or correct matcher= in plugstack.conf"
+            ERROR,
+            "matcher",
+            why,
+            "install slurm-cmeta here again, or correct matcher= in plugstack.conf",
         )
         return
     except subprocess.TimeoutExpired:

@@ -150,5 +150,8 @@ def _helper(line: Line) -> Iterator[Finding]:
     if path and not os.access(path, os.X_OK):
         why = f"{clean(path)} cannot be run: no job starts inside its image here"
         yield Finding(
-            ERROR, "plugin", why, "make install on this node, or correct run= in plugstack.conf"
+            ERROR,
+            "plugin",
+            why,
+            "install slurm-cmeta-plugin here again, or correct run= in plugstack.conf",
         )
