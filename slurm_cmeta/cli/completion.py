@@ -141,7 +141,8 @@ def _zsh_value(placeholder: str, choices: tuple[str, ...]) -> str:
 
 
 def _zsh_text(text: str) -> str:
-    return re.sub(r"([\[\]:\\])", r"\\\1", text)
+    """Return a text inside of a specification, where zsh finds no escaped bracket."""
+    return re.sub(r"([:\\])", r"\\\1", text.replace("[", "(").replace("]", ")"))
 
 
 # --- fish ---------------------------------------------------------------------------------------

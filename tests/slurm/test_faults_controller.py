@@ -137,7 +137,7 @@ def test_an_error_at_any_line_that_a_submission_reaches(
         outcomes[line] = became(cluster, done)
         cluster.run(["scancel", done.stdout.strip()])
     assert {line: o for line, o in outcomes.items() if o not in (WRITTEN, WHOLE)} == {}
-    assert sum(outcome == WRITTEN for outcome in outcomes.values()) > 100
+    assert sum(outcome == WRITTEN for outcome in outcomes.values()) > 60
     assert "error, the job is left as it is: " in cluster.slurmctld_log()
 
 

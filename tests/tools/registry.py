@@ -7,6 +7,7 @@ import ctypes
 import ctypes.util
 import hashlib
 import http.client
+import http.client
 import http.server
 import json
 import os
@@ -251,13 +252,17 @@ class Gate:
             realm = f'Bearer realm="http://{self.address}/token",service="test",scope="x"'
             _reply(request, 401, {}, {"WWW-Authenticate": realm})
         else:
-            url = f"http://{behind}{request.path}"
-            accept = request.headers.get("Accept", "*/*")
-            done = subprocess.run(
-                ["curl", "-s", "-i", "-H", f"Accept: {accept}", url], capture_output=True
-            )
-            request.wfile.write(done.stdout)
-            request.close_connection = True
+            client = http.client.HTTPConnection(behind)
+            accept = {"Accept": request.headers.get("Accept", "*/*")}
+            client.request("GET", request.path, headers=accept)
+            answer = client.getresponse()
+            data = answer.read()
+            request.send_response(answer.status)
+            for name, value in answer.getheaders():
+                request.send_header(name, value)
+            request.end_headers()
+            request.wfile.write(data)
+            client.close()
 
     def _post(self, request: http.server.BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers["Content-Length"])).decode()
