@@ -285,10 +285,10 @@ local function ensure(job_desc, options)
       return slurm.SUCCESS
    end
    local decision = handed_over(job_desc)
-   decision.OWN, decision.CONTAINER = job_desc.features, container -- whatever was handed over as such
+   decision.OWN, decision.container = job_desc.features, container -- whatever was handed over as such
    if not decision.VERDICT then
       local rc = without_decision(job_desc, options.on_missing or "accept")
-      decision.AFTER = decision.OWN
+      decision.after = decision.OWN
       return decisions.submitted(job_desc, decision, options, rc)
    end
    local done, features = pcall(known_features, options)
@@ -301,7 +301,7 @@ local function ensure(job_desc, options)
    if told ~= "" then
       tell(told, "user " .. tostring(job_desc.user_id))
    end
-   decision.AFTER = changes.features or decision.OWN
+   decision.after = changes.features or decision.OWN
    if (options.on_modify or "keep") == "keep" then
       record(job_desc, decision)
    end

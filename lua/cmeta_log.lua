@@ -63,13 +63,13 @@ local function submitted(job_desc, decision, refused)
          .. ',"user":' .. number(job_desc.user_id)
          .. ',"name":"' .. plain(job_desc.name, MAX_NAME)
          .. '","partition":"' .. plain(job_desc.partition, MAX_NAME)
-         .. '","image":"' .. plain(decision.CONTAINER, MAX_IMAGE)
+         .. '","image":"' .. plain(decision.container, MAX_IMAGE)
          .. '","identity":"' .. plain(decision.IDENTITY, MAX_IDENTITY)
          .. '","verdict":"' .. verdict_of(decision, reason)
          .. '","reason":"' .. plain(reason, MAX_NAME)
          .. '","detail":"' .. plain(detail, MAX_DETAIL)
          .. '","before":"' .. plain(before, MAX_EXPRESSION)
-         .. '","after":"' .. plain(decision.AFTER, MAX_EXPRESSION)
+         .. '","after":"' .. plain(decision.after, MAX_EXPRESSION)
          .. '","exclude":"' .. plain(decision.EXCLUDE, MAX_LIST)
          .. '","ms":' .. (ms or "null")
          .. ',"from":"' .. (from or "")
@@ -102,8 +102,8 @@ local function guarded(options, ...)
    end
 end
 
--- A submission, when all is done to the job; decision.OWN is the constraint that the job came with, .AFTER the
--- one that it has now, .CONTAINER its image: each look at a field of job_desc takes slurmctld about as long as
+-- A submission, when all is done to the job; decision.OWN is the constraint that the job came with, .after the
+-- one that it has now, .container its image: each look at a field of job_desc takes slurmctld about as long as
 -- all that is done with it here. Returns rc, what becomes of the job.
 function decisions.submitted(job_desc, decision, options, rc)
    guarded(options, submitted, job_desc, decision, rc ~= slurm.SUCCESS)

@@ -137,7 +137,8 @@ def _zsh_value(placeholder: str, choices: tuple[str, ...]) -> str:
         return f":{_zsh_text(placeholder)}:({' '.join(choices)})"
     if not placeholder:
         return ""
-    return f":{_zsh_text(placeholder)}:" + ("_files" if surface.is_file(placeholder) else " ")
+    # Nothing to offer is an empty list: a mere message would keep zsh from offering options.
+    return f":{_zsh_text(placeholder)}:" + ("_files" if surface.is_file(placeholder) else "()")
 
 
 def _zsh_text(text: str) -> str:

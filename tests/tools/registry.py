@@ -7,7 +7,6 @@ import ctypes
 import ctypes.util
 import hashlib
 import http.client
-import http.client
 import http.server
 import json
 import os
