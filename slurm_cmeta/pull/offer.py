@@ -251,6 +251,8 @@ def _variant(
 ) -> Variant:
     is_sif = manifest.config.media_type == oci.SIF_CONFIG
     config = Config() if is_sif else configs.of(manifest)
+    if is_sif and not manifest.descriptor.architecture:
+        warnings = Warnings()  # a SIF says what it is when it is here: that is no news
     content = _Unread("registry", "image", blobs, warnings)
     annotations = {**dict(notes.attributes), **manifest.annotations}
     content.be(manifest._replace(annotations=annotations), config)
